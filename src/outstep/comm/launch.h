@@ -1,0 +1,33 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+// Which rank of which world this process is: the only place that reads the environment.
+//
+// Sources, in order: torchrun's variables (RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT), Open MPI's
+// (OMPI_COMM_WORLD_*), Slurm's (SLURM_PROCID SLURM_NTASKS SLURM_LOCALID). Two sources that disagree about rank or world
+// size are a ConfigError naming both.
+
+namespace outstep::comm {
+
+struct World {
+  int rank = 0;
+  int world_size = 1;
+  int local_rank = 0;
+  std::string master_addr = "127.0.0.1";
+  int master_port = 0;
+  bool agent_holds_store = false;  // torchrun's agent serves the TCPStore; every rank is a client
+  std::string source = "alone";    // "torchrun", "mpirun", "srun", "outstep", "alone"
+};
+
+// Reads a variable; the default reads the process's environment. A parameter so that tests need no environment.
+using Lookup = std::function<std::optional<std::string>(const std::string&)>;
+std::optional<std::string> environment_variable(const std::string& name);
+
+// Throws ConfigError for values that are no numbers, out of range, incomplete or contradictory.
+World world_from_environment(const Lookup& lookup = environment_variable);
+
+}  // namespace outstep::comm

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <string>
+
+#include "outstep/base/trace.h"
+#include "outstep/io/state.h"
+#include "outstep/method/engine.h"
+#include "outstep/optim/optimizer.h"
+#include "outstep/optim/schedule.h"
+
+namespace outstep::method {
+
+struct StepContext {
+  int64_t step = 0;  // committed updates so far
+  const optim::Schedule* schedule = nullptr;
+  int64_t accumulation = 1;  // micro-batches a rank and step, for synchronizers that fix it
+  double clip_norm = 0;      // 0: no clipping
+  trace::Tracer* tracer = nullptr;
+};
+
+// One committed update, as this rank saw it.
+struct StepReport {
+  Contribution local;              // this rank's micro-batches in the update
+  int64_t micro_batches_total = 0; // of all replicas in the update
+  double grad_norm = 0;            // of the mean gradient, before clipping
+  double lr = 0;
+  int64_t bytes_sent = 0;                // by this rank, for this update
+  double communication_seconds = 0;      // time in which this rank's communication was under way
+  double exposed_seconds = 0;            // the part of it during which the compute thread waited
+};
+
+// Drives the engine to one committed update on which all replicas agree. The sync drives because only it knows when it
+// needs another micro-batch: DDP asks for a fixed number, ACCO asks until its communication is done.
+class Synchronizer : public io::Stateful {
+ public:
+  virtual const std::string& name() const = 0;
+  virtual StepReport step(GradientEngine& engine, const StepContext& context) = 0;
+  // Bytes of parameters-sized vectors this rank holds beside parameters and gradients: optimizer state, communication buffers.
+  virtual int64_t optimizer_bytes() const = 0;
+  virtual int64_t communication_bytes() const = 0;
+};
+
+}  // namespace outstep::method

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "outstep/base/rng.h"
+#include "outstep/base/torch.h"
+
+// A model is a list of blocks (stem, blocks, head). A pipeline cuts the list, local learning puts a loss on each piece:
+// a model written once serves every engine.
+
+namespace outstep::nn {
+
+// Fills a parameter at the start. The key is the parameter's own, derived from the run's seed and the parameter's name,
+// so that initial values do not depend on which rank or stage holds it.
+using Init = std::function<void(at::Tensor values, RngKey key)>;
+namespace init {
+Init zeros();
+Init ones();
+Init constant(double value);
+Init normal(double deviation);
+Init uniform(double bound);                       // [-bound, bound)
+Init kaiming_normal_fan_out();                    // conv weights [out, in, kh, kw]; He et al. 2015, as torchvision's ResNet
+Init kaiming_uniform_fan_in();                    // torch's default for linear and conv: bound 1/sqrt(fan_in)
+}  // namespace init
+
+enum class Decay { yes, no };
+
+// A learnable tensor. Undefined until FlatParams places it; then a view of the flat vector that requires grad and whose
+// .grad() is a view of the flat gradient.
+struct Parameter {
+  std::string name;  // full, as in the exported file: "transformer.h.0.ln_1.weight"
+  std::vector<int64_t> shape;
+  Init init;
+  Decay decay = Decay::yes;  // whether weight decay applies
+  at::Tensor tensor;
+};
+
+// State that is not learned: batch norm's running statistics. Float32, placed by FlatParams too.
+struct Buffer {
+  std::string name;
+  std::vector<int64_t> shape;
+  double initial = 0;
+  at::Tensor tensor;
+};
+
+struct ForwardContext {
+  bool training = false;
+  uint64_t seed = 0;        // of the run
+  int64_t micro_batch = 0;  // Batch::index; with seed and op it keys dropout
+  int64_t next_op = 0;      // numbers the random operations of one forward pass
+
+  // The key of the next random operation.
+  RngKey draw();
+};
+
+class Block {
+ public:
+  virtual ~Block() = default;
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  virtual at::Tensor forward(const at::Tensor& input, ForwardContext& context) = 0;
+
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  const std::vector<Buffer*>& buffers() const { return buffers_; }
+  const std::string& name() const { return name_; }  // "transformer.h.3"
+
+ protected:
+  explicit Block(std::string name) : name_(std::move(name)) {}
+  Parameter& add_parameter(const std::string& full_name, std::vector<int64_t> shape, Init init, Decay decay = Decay::yes);
+  Buffer& add_buffer(const std::string& full_name, std::vector<int64_t> shape, double initial);
+  // Uses another block's parameter (a tied head). It is placed once and listed by both blocks.
+  void share_parameter(Parameter& parameter) { parameters_.push_back(&parameter); }
+
+ private:
+  std::string name_;
+  std::deque<Parameter> owned_parameters_;  // a deque: references stay valid
+  std::deque<Buffer> owned_buffers_;
+  std::vector<Parameter*> parameters_;
+  std::vector<Buffer*> buffers_;
+};
+
+}  // namespace outstep::nn
