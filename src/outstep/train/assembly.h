@@ -1,0 +1,53 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "outstep/base/trace.h"
+#include "outstep/comm/fabric.h"
+#include "outstep/data/datasets.h"
+#include "outstep/data/stream.h"
+#include "outstep/method/engine.h"
+#include "outstep/method/mixer.h"
+#include "outstep/method/synchronizer.h"
+#include "outstep/nn/flat_params.h"
+#include "outstep/optim/optimizer.h"
+#include "outstep/optim/schedule.h"
+#include "outstep/train/recipe.h"
+
+namespace outstep::train {
+
+// Where things lie on this machine; handed down so that nothing below reads the environment.
+struct Places {
+  std::filesystem::path data_root;     // OUTSTEP_DATA, or empty
+  std::filesystem::path shipped_data;  // the samples that come with Outstep
+  std::filesystem::path cache;         // tokenised text and the like
+};
+
+// Everything one rank trains with, built from a recipe. Members are in order of construction; each may borrow from those
+// above it.
+struct Assembly {
+  comm::Mesh::Place place;
+  std::unique_ptr<comm::Group> world_group;    // all ranks: stopping, identity checks
+  std::unique_ptr<comm::Group> replica_group;  // the sync's; its collectives run on the sync's thread
+  std::unique_ptr<comm::Group> control_group;  // along replica: evaluation, checkpoints, step statistics
+  data::Datasets data;
+  std::unique_ptr<nn::Model> model;
+  std::unique_ptr<nn::FlatParams> params;
+  std::unique_ptr<data::Stream> stream;
+  std::unique_ptr<method::GradientEngine> engine;
+  std::unique_ptr<optim::Optimizer> optimizer;
+  optim::Schedule schedule;
+  std::unique_ptr<method::Synchronizer> sync;
+  std::unique_ptr<method::Mixer> mixer;  // null: none
+
+  ~Assembly();
+};
+
+// Builds this rank's part of the run. Refuses combinations that make no sense, unknown keys, a world that is not the
+// mesh's size, and ranks whose recipe or parameter layout differ: ConfigError with the reason, before any training.
+// tracer may be null; fabric outlives the assembly.
+std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric, trace::Tracer* tracer);
+
+}  // namespace outstep::train

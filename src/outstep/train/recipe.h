@@ -1,0 +1,59 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "outstep/comm/fabric.h"
+#include "outstep/comm/mesh.h"
+#include "outstep/io/settings.h"
+
+// A recipe: the settings of a run, and those of its sections that belong to no component ([mesh], [comm], [train],
+// [checkpoint], [log]) already read. Components ([model], [data], [engine], [sync], [ensemble], [optimizer], [schedule])
+// read their own sections when they are made, so none ever sees the whole recipe.
+
+namespace outstep::train {
+
+struct TrainOptions {
+  int64_t steps = 100;
+  int64_t accumulation = 1;  // micro-batches a rank and step
+  uint64_t seed = 1;
+  double clip_norm = 0;  // 0: no clipping
+  int64_t threads = 0;   // compute threads a rank; 0: the cores shared by the ranks of this machine
+};
+
+struct EvaluationOptions {
+  int64_t every = 0;        // steps; 0: only at the end
+  int64_t max_batches = 0;  // 0: the whole validation set
+  int64_t batch = 0;        // examples; 0: the engine's micro-batch
+};
+
+struct CheckpointOptions {
+  int64_t every = 0;  // steps; 0: only at the end and when stopped
+  int64_t keep = 2;   // newest checkpoints kept, beside the best one
+  bool keep_best = true;
+};
+
+struct LogOptions {
+  int64_t every = 10;  // steps
+  bool tensorboard = true;
+};
+
+struct Recipe {
+  std::string name;  // the file's stem
+  io::Settings settings;
+  comm::Mesh mesh;
+  comm::FabricOptions comm;
+  TrainOptions train;
+  EvaluationOptions evaluation;
+  CheckpointOptions checkpoint;
+  LogOptions log;
+};
+
+// Throws ConfigError (origin, key, what is allowed). Unknown keys are found later, when all components have read theirs:
+// Assembly calls settings.require_all_used().
+Recipe read_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides);
+
+}  // namespace outstep::train

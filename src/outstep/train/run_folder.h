@@ -1,0 +1,17 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace outstep::train {
+
+// Makes runs/NAME-TIME (or the folder asked for) with metrics/ and checkpoints/ in it. Throws DataError if it exists and
+// holds a run already, or cannot be written.
+std::filesystem::path make_run_folder(const std::filesystem::path& wanted, const std::string& recipe_name);
+
+// What a command means by RUN: a run's folder, a checkpoint's folder, or a folder in Hugging Face's form.
+// Throws DataError telling what is missing.
+enum class FolderKind { run, checkpoint, model };
+FolderKind folder_kind(const std::filesystem::path& folder);
+
+}  // namespace outstep::train

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "outstep/train/assembly.h"
+
+namespace outstep::train {
+
+// What a run came to; --json prints it.
+struct Summary {
+  std::filesystem::path run;
+  int64_t steps = 0;
+  bool finished = false;  // false: stopped by a signal, to be resumed
+  double train_loss = 0;
+  std::optional<double> validation_loss;
+  std::optional<double> accuracy;  // of classes; none for text
+  std::string unit;                // "tokens" or "images"
+  double units_per_second = 0;     // all replicas, over the steady part (the first tenth left out)
+  double train_seconds = 0;        // of this process, evaluation and checkpoints left out
+  double seconds_to_first_step = 0;
+  int64_t peak_memory_bytes = 0;   // of this rank's tensors
+  int64_t bytes_sent = 0;          // by this rank
+  double overlap_fraction = 0;     // share of communication time hidden behind computing
+
+  nlohmann::ordered_json to_json() const;
+};
+
+// One line of progress, given to whoever shows it.
+struct Progress {
+  int64_t step = 0;  // committed updates
+  int64_t steps = 0;
+  double loss = 0;  // mean over replicas since the last line
+  std::optional<double> validation_loss;
+  double lr = 0;
+  double grad_norm = 0;
+  double steps_per_second = 0;
+  double units_per_second = 0;
+  double overlap_fraction = 0;
+  std::string unit;
+};
+
+struct TrainerOptions {
+  std::filesystem::path run_folder;
+  bool resume = false;  // from the newest checkpoint in run_folder
+  const std::atomic<bool>* stop = nullptr;  // set by a signal: finish the step, checkpoint, return
+  std::function<void(const Progress&)> on_progress = nullptr;  // rank 0's screen, every step
+  trace::Tracer* tracer = nullptr;
+};
+
+// Trains to the recipe's last step and reads in the order things happen: step, mix, statistics, log, evaluate, checkpoint.
+// Every rank calls it. What a step costs beside the method itself is one small message a peer, read one step later: it
+// carries loss sums for the log and the wish to stop, so that all ranks stop at the same step.
+Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& options);
+
+// Loss (and accuracy) over the validation set, shared among the replicas; the same bits for any number of them.
+method::Evaluation evaluate(const Recipe& recipe, Assembly& assembly);
+
+}  // namespace outstep::train
