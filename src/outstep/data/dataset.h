@@ -26,7 +26,7 @@ class Dataset {
   // Stacks examples into a batch; Batch::index is left to the caller.
   virtual Batch gather(std::span<const Example> examples, const Draw& draw) const = 0;
 
-  virtual std::string unit() const = 0;  // "tokens" or "images"
+  virtual std::string unit() const = 0;  // "tokens", "images" or, for other inputs, "samples"
   virtual std::string describe() const = 0;
 };
 

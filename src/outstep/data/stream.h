@@ -23,18 +23,22 @@ struct StreamOptions {
   trace::Tracer* tracer = nullptr;
 };
 
-// An endless row of micro-batches. All replicas together draw one global row, numbered from 0: the k-th call on replica r
-// yields number k · num_replicas + r. Example j of micro-batch n is example n · B + j of the endless row of shuffled epochs,
-// a pure function of (seed, number): any rank can name any example, and one rank that draws alone sees the same row.
+// An endless row of micro-batches. All replicas together draw one global row, numbered from 0: the
+// k-th call on replica r yields number k · num_replicas + r. Example j of micro-batch n is example
+// n · B + j of the endless row of shuffled epochs, a pure function of (seed, number): any rank can
+// name any example, and one rank that draws alone sees the same row.
 //
-// One thread calls next; prefetching happens on a thread of the stream's own, whose errors next() rethrows.
+// One thread calls next; prefetching happens on a thread of the stream's own, whose errors next()
+// rethrows.
 class Stream : public io::Stateful {
  public:
   Stream(std::shared_ptr<const Dataset> dataset, StreamOptions options);
   ~Stream() override;
 
+  // After an error, every later call throws it again, until seek.
   Batch next();
-  // How many micro-batches this stream has yielded.
+  // How many micro-batches this stream has yielded since it was made (or loaded for another number
+  // of replicas).
   int64_t num_drawn() const { return num_drawn_; }
   // Goes on as if num_drawn micro-batches had been yielded.
   void seek(int64_t num_drawn);
@@ -42,31 +46,36 @@ class Stream : public io::Stateful {
   const Dataset& dataset() const { return *dataset_; }
   const StreamOptions& options() const { return options_; }
 
-  // Saves the number of micro-batches drawn by all replicas together; another number of replicas goes on from there.
+  // Saves how far this replica has come, and how far all have come together if each has drawn as
+  // many. The same world goes on exactly; another number of replicas goes on from the common
+  // number.
   void save(io::StateWriter& writer) const override;
   void load(io::StateReader& reader) override;
 
  private:
   Batch make(int64_t drawn) const;
-  void prefetch_loop(std::stop_token stop);
-  void start_prefetching();
+  void prefetch_loop(std::stop_token stop, int64_t drawn);
   void stop_prefetching();
 
   std::shared_ptr<const Dataset> dataset_;
   StreamOptions options_;
+  int64_t first_ =
+      0;  // number of the first micro-batch of replica 0; not 0 after a change of num_replicas
   int64_t num_drawn_ = 0;  // the caller's thread only
 
   std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::deque<Batch> ready_;    // guarded by mutex_
-  std::exception_ptr error_;   // guarded by mutex_
-  std::jthread thread_;
+  std::deque<Batch> ready_;   // guarded by mutex_
+  std::exception_ptr error_;  // guarded by mutex_
+  std::jthread thread_;       // started by the first next()
 };
 
-// Every example of a dataset once, in order, for evaluation: batch b of num_batches(), the last one short.
+// Every example of a dataset once, in order, for evaluation: batch b of num_batches(), the last one
+// short.
 class Sweep {
  public:
-  Sweep(std::shared_ptr<const Dataset> dataset, int64_t batch_size, int64_t max_batches = 0);  // 0: all
+  Sweep(std::shared_ptr<const Dataset> dataset, int64_t batch_size,
+        int64_t max_batches = 0);  // 0: all
   int64_t num_batches() const { return num_batches_; }
   Batch batch(int64_t b) const;
 
