@@ -21,7 +21,7 @@ void parallel_for(int64_t size, int64_t grain,
   // LibTorch's compiled iteration over one byte a grain: the address of a byte tells its number.
   at::Tensor bytes = at::empty({num_grains}, at::kByte);  // never read or written
   const char* const first = static_cast<const char*>(bytes.const_data_ptr());
-  auto iterator = at::TensorIteratorConfig().add_output(bytes).build();
+  at::TensorIterator iterator = at::TensorIterator::nullary_op(bytes);
   iterator.for_each(
       [&](char** data, const int64_t* /*strides*/, int64_t count) {
         const int64_t begin = (data[0] - first) * grain;
