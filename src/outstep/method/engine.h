@@ -12,10 +12,11 @@ namespace outstep::method {
 struct Contribution {
   int64_t micro_batches = 0;
   int64_t samples = 0;
-  int64_t units = 0;          // tokens or images
-  double loss_sum = 0;        // sum of mean losses of the micro-batches whose loss this rank has
-  int64_t num_losses = 0;     // how many these are
-  double staleness_sum = 0;   // updates between reading parameters and applying the gradient, summed over micro-batches
+  int64_t units = 0;       // tokens or images
+  double loss_sum = 0;     // sum of mean losses of the micro-batches whose loss this rank has
+  int64_t num_losses = 0;  // how many these are
+  double staleness_sum =
+      0;  // updates between reading parameters and applying the gradient, summed over micro-batches
   int64_t staleness_max = 0;
 
   Contribution& operator+=(const Contribution& other);
@@ -28,24 +29,29 @@ struct Evaluation {
   int64_t correct = 0;  // units whose class or token was hit
 
   double loss() const { return units > 0 ? loss_sum / static_cast<double>(units) : 0; }
-  double accuracy() const { return units > 0 ? static_cast<double>(correct) / static_cast<double>(units) : 0; }
+  double accuracy() const {
+    return units > 0 ? static_cast<double>(correct) / static_cast<double>(units) : 0;
+  }
 };
 
-// Called during a backward pass when [begin, end) of the flat gradient is final.
+// Called during a backward pass when [begin, end) of the flat gradient is final: while it is set,
+// every call of accumulate that contributes announces each element of the flat vector exactly once,
+// padding included, in an order of its own. What the callback throws comes out of accumulate.
 using RangeCallback = std::function<void(int64_t begin, int64_t end)>;
 
 // Turns data into gradients of the parameters this rank owns. One thread calls it.
 class GradientEngine : public io::Stateful {
  public:
-  // Adds the next micro-batch's gradient, at the live parameters, to the flat gradient (the gradient of the mean loss of
-  // the micro-batch: a sum over calls). One call is one tick for a pipeline stage, which may contribute nothing while it fills.
+  // Adds the next micro-batch's gradient, at the live parameters, to the flat gradient (the
+  // gradient of the mean loss of the micro-batch: a sum over calls). One call is one tick for a
+  // pipeline stage, which may contribute nothing while it fills.
   virtual Contribution accumulate() = 0;
   // Finishes what is in flight; nothing to do in lockstep.
   virtual Contribution drain() = 0;
   // A plain forward pass at the live parameters over one batch.
   virtual Evaluation evaluate(const data::Batch& batch) = 0;
-  // Tells a synchronizer that overlaps with backward that a flat range is final. Set before the last accumulate of a step,
-  // null to unset.
+  // Tells a synchronizer that overlaps with backward that a flat range is final. Set before the
+  // last accumulate of a step, null to unset.
   virtual void on_range_ready(RangeCallback callback) = 0;
   virtual nn::FlatParams& params() = 0;
 };

@@ -20,24 +20,38 @@ struct StepContext {
 
 // One committed update, as this rank saw it.
 struct StepReport {
-  Contribution local;              // this rank's micro-batches in the update
-  int64_t micro_batches_total = 0; // of all replicas in the update
-  double grad_norm = 0;            // of the mean gradient, before clipping
+  Contribution local;               // this rank's micro-batches in the update
+  int64_t micro_batches_total = 0;  // of all replicas in the update
+  double grad_norm = 0;             // of the mean gradient, before clipping
   double lr = 0;
-  int64_t bytes_sent = 0;                // by this rank, for this update
-  double communication_seconds = 0;      // time in which this rank's communication was under way
-  double exposed_seconds = 0;            // the part of it during which the compute thread waited
+  bool is_skipped = false;           // the gradient was not finite and the recipe said to drop it
+  int64_t bytes_sent = 0;            // by this rank, for this update
+  double communication_seconds = 0;  // time in which this rank's communication was under way
+  double exposed_seconds = 0;        // the part of it during which the compute thread waited
 };
 
-// Drives the engine to one committed update on which all replicas agree. The sync drives because only it knows when it
-// needs another micro-batch: DDP asks for a fixed number, ACCO asks until its communication is done.
+// What one update costs on the wire, by formula: for `outstep plan`, and what tests hold bytes_sent
+// against.
+struct Traffic {
+  int64_t bytes_sent = 0;        // by this rank
+  int64_t overlapped_bytes = 0;  // the part that may travel while this rank computes
+};
+
+// Drives the engine to one committed update on which all replicas agree. The sync drives because
+// only it knows when it needs another micro-batch: DDP asks for a fixed number, ACCO asks until its
+// communication is done.
+//
+// One thread calls it. After step has thrown, the synchronizer and its group are of no use but to
+// be destroyed.
 class Synchronizer : public io::Stateful {
  public:
   virtual const std::string& name() const = 0;
   virtual StepReport step(GradientEngine& engine, const StepContext& context) = 0;
-  // Bytes of parameters-sized vectors this rank holds beside parameters and gradients: optimizer state, communication buffers.
+  // Bytes of parameters-sized vectors this rank holds beside parameters and gradients: optimizer
+  // state, communication buffers.
   virtual int64_t optimizer_bytes() const = 0;
   virtual int64_t communication_bytes() const = 0;
+  virtual Traffic planned_traffic() const = 0;
 };
 
 }  // namespace outstep::method
