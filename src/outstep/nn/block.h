@@ -9,28 +9,29 @@
 #include "outstep/base/rng.h"
 #include "outstep/base/torch.h"
 
-// A model is a list of blocks (stem, blocks, head). A pipeline cuts the list, local learning puts a loss on each piece:
-// a model written once serves every engine.
+// A model is a list of blocks (stem, blocks, head). A pipeline cuts the list, local learning puts a
+// loss on each piece: a model written once serves every engine.
 
 namespace outstep::nn {
 
-// Fills a parameter at the start. The key is the parameter's own, derived from the run's seed and the parameter's name,
-// so that initial values do not depend on which rank or stage holds it.
+// Fills a parameter at the start. The key is the parameter's own, derived from the run's seed and
+// the parameter's name, so that initial values do not depend on which rank or stage holds it.
 using Init = std::function<void(at::Tensor values, RngKey key)>;
 namespace init {
 Init zeros();
 Init ones();
 Init constant(double value);
 Init normal(double deviation);
-Init uniform(double bound);                       // [-bound, bound)
-Init kaiming_normal_fan_out();                    // conv weights [out, in, kh, kw]; He et al. 2015, as torchvision's ResNet
-Init kaiming_uniform_fan_in();                    // torch's default for linear and conv: bound 1/sqrt(fan_in)
+Init uniform(double bound);     // [-bound, bound)
+Init kaiming_normal_fan_out();  // conv weights [out, in, kh, kw]; He et al. 2015, as torchvision's
+                                // ResNet
+Init kaiming_uniform_fan_in();  // torch's default for linear and conv: bound 1/sqrt(fan_in)
 }  // namespace init
 
 enum class Decay { yes, no };
 
-// A learnable tensor. Undefined until FlatParams places it; then a view of the flat vector that requires grad and whose
-// .grad() is a view of the flat gradient.
+// A learnable tensor. Undefined until FlatParams places it; then a view of the flat vector that
+// requires grad and whose .grad() is a view of the flat gradient.
 struct Parameter {
   std::string name;  // full, as in the exported file: "transformer.h.0.ln_1.weight"
   std::vector<int64_t> shape;
@@ -47,14 +48,19 @@ struct Buffer {
   at::Tensor tensor;
 };
 
+// What one forward pass is told beside its input. A value: an engine makes one per micro-batch and
+// block list.
 struct ForwardContext {
   bool training = false;
   uint64_t seed = 0;        // of the run
-  int64_t micro_batch = 0;  // Batch::index; with seed and op it keys dropout
-  int64_t next_op = 0;      // numbers the random operations of one forward pass
+  int64_t micro_batch = 0;  // Batch::index; with seed and operation it keys dropout
 
-  // The key of the next random operation.
-  RngKey draw();
+  // The key of a random operation, named by purpose("transformer.h.0.attn.resid_dropout"). It
+  // depends on nothing else: a block that is recomputed, or runs on another stage, draws the same
+  // numbers.
+  RngKey draw(uint32_t operation) const {
+    return {seed, operation, static_cast<uint64_t>(micro_batch)};
+  }
 };
 
 class Block {
@@ -71,7 +77,8 @@ class Block {
 
  protected:
   explicit Block(std::string name) : name_(std::move(name)) {}
-  Parameter& add_parameter(const std::string& full_name, std::vector<int64_t> shape, Init init, Decay decay = Decay::yes);
+  Parameter& add_parameter(const std::string& full_name, std::vector<int64_t> shape, Init init,
+                           Decay decay = Decay::yes);
   Buffer& add_buffer(const std::string& full_name, std::vector<int64_t> shape, double initial);
   // Uses another block's parameter (a tied head). It is placed once and listed by both blocks.
   void share_parameter(Parameter& parameter) { parameters_.push_back(&parameter); }

@@ -11,19 +11,25 @@ namespace outstep::nn {
 
 // Mean cross-entropy over all targets, and how many the largest logit hits.
 struct LossValue {
-  at::Tensor loss;         // [] float32, with graph
-  int64_t num_units = 0;   // targets that count
+  at::Tensor loss;        // [] float32, with graph
+  int64_t num_units = 0;  // targets that count
 };
 
 class Model {
  public:
   virtual ~Model() = default;
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   std::vector<std::unique_ptr<Block>> blocks;  // stem, …, head
+  double label_smoothing = 0;                  // share of each target spread over all classes
 
   virtual const std::string& family() const = 0;  // "gpt2", "resnet", "mlp"
-  // logits [B, T, V] and targets [B, T], or [B, K] and [B].
-  virtual LossValue loss(const at::Tensor& logits, const at::Tensor& targets) const;
+  // What training minimises: logits [B, T, V] and targets [B, T], or [B, K] and [B]. With label
+  // smoothing if it is set.
+  LossValue loss(const at::Tensor& logits, const at::Tensor& targets) const;
+  // What evaluation reports: the cross-entropy without smoothing.
+  LossValue plain_loss(const at::Tensor& logits, const at::Tensor& targets) const;
   // Whether images run faster with channels last; the engine then converts the input once.
   virtual bool prefers_channels_last() const { return false; }
   // config.json of the exported folder (Hugging Face's keys for GPT-2).
@@ -34,6 +40,9 @@ class Model {
 
   at::Tensor forward(const at::Tensor& input, ForwardContext& context) const;
   int64_t num_parameters() const;  // shared ones once
+
+ protected:
+  Model() = default;
 };
 
 // Of logits [.., K] and targets [..]: how many are hit by the largest logit. No graph.

@@ -1,0 +1,178 @@
+#include "outstep/nn/gpt2.h"
+
+#include <cmath>
+
+#include "outstep/base/errors.h"
+#include "outstep/nn/attention.h"
+#include "outstep/nn/dropout.h"
+
+// B examples, T tokens, C = n_embd, V = vocab_size, I = n_inner
+
+namespace outstep::nn {
+namespace {
+
+// A layer norm's gain and bias.
+struct Norm {
+  Parameter* weight;
+  Parameter* bias;
+};
+
+// Hugging Face's Conv1D: a linear layer whose weight is stored [in, out].
+struct Conv1d {
+  Parameter* weight;
+  Parameter* bias;
+};
+
+class Gpt2Part : public Block {
+ protected:
+  Gpt2Part(std::string name, const Gpt2Options& options)
+      : Block(std::move(name)), options_(options) {}
+
+  Norm add_norm(const std::string& name) {
+    return {&add_parameter(name + ".weight", {options_.n_embd}, init::ones(), Decay::no),
+            &add_parameter(name + ".bias", {options_.n_embd}, init::zeros(), Decay::no)};
+  }
+  Conv1d add_conv1d(const std::string& name, int64_t in, int64_t out, double deviation) {
+    return {&add_parameter(name + ".weight", {in, out}, init::normal(deviation)),
+            &add_parameter(name + ".bias", {out}, init::zeros(), Decay::no)};
+  }
+  at::Tensor normalise(const at::Tensor& x, const Norm& norm) const {
+    return at::layer_norm(x, {options_.n_embd}, norm.weight->tensor, norm.bias->tensor,
+                          options_.layer_norm_epsilon);
+  }
+
+  const Gpt2Options options_;
+};
+
+class Embedding : public Gpt2Part {
+ public:
+  explicit Embedding(const Gpt2Options& options) : Gpt2Part("transformer.wte", options) {
+    const Init init = init::normal(options.initializer_range);
+    tokens_ = &add_parameter("transformer.wte.weight", {options.vocab_size, options.n_embd}, init);
+    positions_ =
+        &add_parameter("transformer.wpe.weight", {options.n_positions, options.n_embd}, init);
+  }
+
+  at::Tensor forward(const at::Tensor& tokens, ForwardContext& context) override {
+    const int64_t length = tokens.size(1);
+    if (length > options_.n_positions) {
+      throw ConfigError("{} tokens are more than model.n_positions = {}", length,
+                        options_.n_positions);
+    }
+    const at::Tensor position = positions_->tensor.narrow(0, 0, length);        // [T, C]
+    const at::Tensor x = at::embedding(tokens_->tensor, tokens).add(position);  // [B, T, C]
+    return dropout(x, options_.embd_pdrop, context, kDrop);
+  }
+
+  Parameter& tokens() { return *tokens_; }
+
+ private:
+  static constexpr uint32_t kDrop = purpose("transformer.drop");
+  Parameter* tokens_;
+  Parameter* positions_;
+};
+
+// One layer: x + attention(norm(x)), then the same with the two-layer perceptron.
+class Layer : public Gpt2Part {
+ public:
+  Layer(const Gpt2Options& options, int64_t index)
+      : Gpt2Part(fmt::format("transformer.h.{}", index), options),
+        attention_drop_(purpose(name() + ".attn.attn_dropout")),
+        attention_residual_drop_(purpose(name() + ".attn.resid_dropout")),
+        mlp_drop_(purpose(name() + ".mlp.dropout")) {
+    const int64_t width = options.n_embd;
+    const double deviation = options.initializer_range;
+    // Two additions to the residual stream a layer: its variance stays that of one (GPT-2,
+    // section 2.3).
+    const double residual_deviation =
+        deviation / std::sqrt(2.0 * static_cast<double>(options.n_layer));
+    norm_1_ = add_norm(name() + ".ln_1");
+    qkv_ = add_conv1d(name() + ".attn.c_attn", width, 3 * width, deviation);
+    attention_out_ = add_conv1d(name() + ".attn.c_proj", width, width, residual_deviation);
+    norm_2_ = add_norm(name() + ".ln_2");
+    mlp_in_ = add_conv1d(name() + ".mlp.c_fc", width, options.inner(), deviation);
+    mlp_out_ = add_conv1d(name() + ".mlp.c_proj", options.inner(), width, residual_deviation);
+  }
+
+  at::Tensor forward(const at::Tensor& input, ForwardContext& context) override {
+    const at::Tensor x = input.add(attention(normalise(input, norm_1_), context));
+    return x.add(mlp(normalise(x, norm_2_), context));
+  }
+
+ private:
+  static at::Tensor project(const at::Tensor& x, const Conv1d& layer) {
+    const at::Tensor rows = at::addmm(layer.bias->tensor, x.flatten(0, -2), layer.weight->tensor);
+    return rows.view({x.size(0), x.size(1), -1});
+  }
+
+  at::Tensor attention(const at::Tensor& x, ForwardContext& context) const {
+    const at::Tensor qkv = project(x, qkv_);  // [B, T, 3C]
+    const at::Tensor mixed =
+        causal_attention(qkv, options_.n_head,
+                         {.dropout = options_.attn_pdrop, .operation = attention_drop_}, context);
+    return dropout(project(mixed, attention_out_), options_.resid_pdrop, context,
+                   attention_residual_drop_);
+  }
+
+  at::Tensor mlp(const at::Tensor& x, ForwardContext& context) const {
+    const at::Tensor hidden = at::gelu(project(x, mlp_in_), "tanh");  // [B, T, I]
+    return dropout(project(hidden, mlp_out_), options_.resid_pdrop, context, mlp_drop_);
+  }
+
+  uint32_t attention_drop_;
+  uint32_t attention_residual_drop_;
+  uint32_t mlp_drop_;
+  Norm norm_1_, norm_2_;
+  Conv1d qkv_, attention_out_, mlp_in_, mlp_out_;
+};
+
+class Head : public Gpt2Part {
+ public:
+  // A tied head uses the embedding's table; null: a table of its own.
+  Head(const Gpt2Options& options, Parameter* tied) : Gpt2Part("lm_head", options) {
+    norm_ = add_norm("transformer.ln_f");
+    if (tied) {
+      share_parameter(*tied);
+      table_ = tied;
+    } else {
+      table_ = &add_parameter("lm_head.weight", {options.vocab_size, options.n_embd},
+                              init::normal(options.initializer_range));
+    }
+  }
+
+  at::Tensor forward(const at::Tensor& x, ForwardContext&) override {
+    return at::linear(normalise(x, norm_), table_->tensor);  // [B, T, V]
+  }
+
+ private:
+  Norm norm_;
+  Parameter* table_;  // [V, C]
+};
+
+}  // namespace
+
+Gpt2::Gpt2(Gpt2Options options) : options_(options) {
+  check(options_.n_embd % options_.n_head == 0, "n_head divides n_embd");
+  auto embedding = std::make_unique<Embedding>(options_);
+  Parameter& tokens = embedding->tokens();
+  blocks.push_back(std::move(embedding));
+  for (int64_t i = 0; i < options_.n_layer; ++i)
+    blocks.push_back(std::make_unique<Layer>(options_, i));
+  blocks.push_back(
+      std::make_unique<Head>(options_, options_.tie_word_embeddings ? &tokens : nullptr));
+}
+
+const std::string& Gpt2::family() const {
+  static const std::string name = "gpt2";
+  return name;
+}
+
+at::Tensor Gpt2::example_input(int64_t batch) const {
+  return at::arange(batch * options_.n_positions, at::kLong)
+      .remainder(options_.vocab_size)
+      .view({batch, options_.n_positions});
+}
+
+at::Tensor Gpt2::example_target(int64_t batch) const { return example_input(batch); }
+
+}  // namespace outstep::nn

@@ -1,0 +1,142 @@
+#include "outstep/base/errors.h"
+#include "outstep/nn/config_values.h"
+#include "outstep/nn/gpt2.h"
+
+// The two ways to describe a GPT-2: a recipe's [model] and Hugging Face's config.json.
+
+namespace outstep::nn {
+namespace {
+
+void check_against(const ModelFacts& facts, const Gpt2Options& options,
+                   const io::Section& section) {
+  if (facts.num_classes > 0) {
+    throw ConfigError(
+        "{}: model \"gpt2\" reads tokens, but {} gives images; use a resnet or mlp, or data of "
+        "text",
+        section.origin("name"), facts.source);
+  }
+  if (options.vocab_size < facts.vocab_size) {
+    throw ConfigError("{}: model.vocab_size = {} is smaller than the {} tokens of {}",
+                      section.origin("vocab_size"), options.vocab_size, facts.vocab_size,
+                      facts.source);
+  }
+  if (options.n_positions < facts.context) {
+    throw ConfigError(
+        "{}: model.n_positions = {} is shorter than the {} tokens in an example of {}",
+        section.origin("n_positions"), options.n_positions, facts.context, facts.source);
+  }
+  if (options.n_embd % options.n_head != 0) {
+    throw ConfigError("{}: model.n_embd = {} is not a multiple of model.n_head = {}",
+                      section.origin("n_head"), options.n_embd, options.n_head);
+  }
+}
+
+// Settings of transformers that make another model of it; we have the one they all default to.
+void refuse_variants(const ConfigValues& values) {
+  const std::string& origin = values.origin();
+  const auto type = values.get<std::string>("model_type", "gpt2");
+  if (type != "gpt2") throw DataError("{}: model_type is \"{}\", expected \"gpt2\"", origin, type);
+  const auto activation = values.get<std::string>("activation_function", "gelu_new");
+  if (activation != "gelu_new" && activation != "gelu_pytorch_tanh") {
+    throw DataError("{}: activation_function \"{}\" is not supported, only \"gelu_new\" is", origin,
+                    activation);
+  }
+  const struct {
+    const char* key;
+    bool expected;
+  } flags[] = {{"scale_attn_weights", true},
+               {"scale_attn_by_inverse_layer_idx", false},
+               {"reorder_and_upcast_attn", false},
+               {"add_cross_attention", false}};
+  for (const auto& [key, expected] : flags) {
+    if (values.get<bool>(key, expected) != expected) {
+      throw DataError("{}: {} = {} is not supported", origin, key, !expected);
+    }
+  }
+}
+
+}  // namespace
+
+Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts) {
+  const Gpt2Options defaults;
+  const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
+  const io::NumberBounds share{.min = 0, .max = 0.99};
+  const auto known_or = [](int64_t fact, int64_t otherwise) { return fact > 0 ? fact : otherwise; };
+  Gpt2Options options;
+  options.vocab_size =
+      section.integer("vocab_size", known_or(facts.vocab_size, defaults.vocab_size), size);
+  options.n_positions =
+      section.integer("n_positions", known_or(facts.context, defaults.n_positions), size);
+  options.n_embd = section.integer("n_embd", defaults.n_embd, size);
+  options.n_layer = section.integer("n_layer", defaults.n_layer, size);
+  options.n_head = section.integer("n_head", defaults.n_head, size);
+  options.n_inner =
+      section.integer("n_inner", defaults.n_inner, {.min = 0, .max = ConfigValues::kMaxSize});
+  options.embd_pdrop = section.number("embd_pdrop", defaults.embd_pdrop, share);
+  options.resid_pdrop = section.number("resid_pdrop", defaults.resid_pdrop, share);
+  options.attn_pdrop = section.number("attn_pdrop", defaults.attn_pdrop, share);
+  options.layer_norm_epsilon = section.number("layer_norm_epsilon", defaults.layer_norm_epsilon,
+                                              {.min = 0, .max = 1, .excludes_min = true});
+  options.initializer_range = section.number("initializer_range", defaults.initializer_range,
+                                             {.min = 0, .max = 10, .excludes_min = true});
+  options.tie_word_embeddings = section.flag("tie_word_embeddings", defaults.tie_word_embeddings);
+  check_against(facts, options, section);
+  return options;
+}
+
+Gpt2Options Gpt2Options::from_hugging_face(const nlohmann::ordered_json& config,
+                                           const std::string& origin) {
+  const ConfigValues values(config, origin);
+  refuse_variants(values);
+  const Gpt2Options defaults;
+  Gpt2Options options;
+  options.vocab_size = values.size("vocab_size", defaults.vocab_size);
+  options.n_positions = values.size("n_positions", defaults.n_positions);
+  options.n_embd = values.size("n_embd", defaults.n_embd);
+  options.n_layer = values.size("n_layer", defaults.n_layer);
+  options.n_head = values.size("n_head", defaults.n_head);
+  if (options.n_embd % options.n_head != 0) {
+    throw DataError("{}: n_embd = {} is not a multiple of n_head = {}", origin, options.n_embd,
+                    options.n_head);
+  }
+  const auto inner = values.size("n_inner", 4 * options.n_embd);
+  options.n_inner = inner == 4 * options.n_embd ? 0 : inner;
+  options.embd_pdrop = values.number_below("embd_pdrop", 0.1, 1);    // transformers\' default
+  options.resid_pdrop = values.number_below("resid_pdrop", 0.1, 1);  // transformers\' default
+  options.attn_pdrop = values.number_below("attn_pdrop", 0.1, 1);    // transformers\' default
+  options.layer_norm_epsilon =
+      values.number_below("layer_norm_epsilon", defaults.layer_norm_epsilon, 10);
+  options.initializer_range =
+      values.number_below("initializer_range", defaults.initializer_range, 10);
+  options.tie_word_embeddings = values.get<bool>("tie_word_embeddings", true);
+  return options;
+}
+
+nlohmann::ordered_json Gpt2::config() const {
+  nlohmann::ordered_json config;
+  config["architectures"] = {"GPT2LMHeadModel"};
+  config["model_type"] = "gpt2";
+  config["activation_function"] = "gelu_new";
+  config["vocab_size"] = options_.vocab_size;
+  config["n_positions"] = options_.n_positions;
+  config["n_embd"] = options_.n_embd;
+  config["n_layer"] = options_.n_layer;
+  config["n_head"] = options_.n_head;
+  config["n_inner"] =
+      options_.n_inner > 0 ? nlohmann::ordered_json(options_.n_inner) : nlohmann::ordered_json();
+  config["embd_pdrop"] = options_.embd_pdrop;
+  config["resid_pdrop"] = options_.resid_pdrop;
+  config["attn_pdrop"] = options_.attn_pdrop;
+  config["layer_norm_epsilon"] = options_.layer_norm_epsilon;
+  config["initializer_range"] = options_.initializer_range;
+  config["tie_word_embeddings"] = options_.tie_word_embeddings;
+  // GPT-2's own vocabulary ends with <|endoftext|>; others have no such token.
+  const bool has_end_of_text = options_.vocab_size == 50257;
+  for (const char* key : {"bos_token_id", "eos_token_id"}) {
+    config[key] = has_end_of_text ? nlohmann::ordered_json(50256) : nlohmann::ordered_json();
+  }
+  config["dtype"] = "float32";
+  return config;
+}
+
+}  // namespace outstep::nn

@@ -1,0 +1,47 @@
+#include "outstep/nn/model.h"
+
+#include <set>
+
+namespace outstep::nn {
+namespace {
+
+LossValue cross_entropy(const at::Tensor& logits, const at::Tensor& targets, double smoothing) {
+  const at::Tensor rows = logits.flatten(0, -2).to(at::kFloat);  // [N, K]
+  const at::Tensor loss = at::cross_entropy_loss(rows, targets.flatten(), {}, at::Reduction::Mean,
+                                                 /*ignore_index=*/-100, smoothing);
+  return {loss, targets.numel()};
+}
+
+}  // namespace
+
+LossValue Model::loss(const at::Tensor& logits, const at::Tensor& targets) const {
+  return cross_entropy(logits, targets, label_smoothing);
+}
+
+LossValue Model::plain_loss(const at::Tensor& logits, const at::Tensor& targets) const {
+  return cross_entropy(logits, targets, 0);
+}
+
+at::Tensor Model::forward(const at::Tensor& input, ForwardContext& context) const {
+  at::Tensor activation = input;
+  for (const auto& block : blocks) activation = block->forward(activation, context);
+  return activation;
+}
+
+int64_t Model::num_parameters() const {
+  std::set<const Parameter*> counted;
+  int64_t total = 0;
+  for (const auto& block : blocks) {
+    for (const Parameter* parameter : block->parameters()) {
+      if (counted.insert(parameter).second) total += c10::multiply_integers(parameter->shape);
+    }
+  }
+  return total;
+}
+
+int64_t count_correct(const at::Tensor& logits, const at::Tensor& targets) {
+  const at::NoGradGuard no_grad;
+  return logits.detach().argmax(-1).eq(targets).sum().item<int64_t>();
+}
+
+}  // namespace outstep::nn

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace outstep::nn {
+
+// What the data says about the model that reads it, so that a recipe need not repeat it. What is
+// not known stays 0 or empty and must then be set in [model], or its default holds.
+//
+//   text    {.source = "data \"text\"", .vocab_size = 256, .context = 128}
+//   images  {.source = "data \"cifar10\"", .num_classes = 10, .image_shape = {3, 32, 32}}
+struct ModelFacts {
+  std::string source = "the data";        // as errors name it
+  int64_t vocab_size = 0;                 // tokens are below it
+  int64_t context = 0;                    // tokens in one example
+  int64_t num_classes = 0;                // targets of images are below it
+  std::vector<int64_t> image_shape = {};  // channels, height, width
+};
+
+}  // namespace outstep::nn
