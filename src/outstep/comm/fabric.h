@@ -13,31 +13,37 @@
 //   auto fabric = comm::connect(world, {.backend = "gloo"});
 //   auto replicas = fabric->new_group("replica", mesh.replica_peers(world.rank));
 //
-// new_group is called by exactly the ranks listed, in the same order of calls on each. A fabric outlives its groups.
+// new_group is called by exactly the ranks listed, in the same order of calls on each. A fabric
+// outlives its groups.
 
 namespace outstep::comm {
 
 struct FabricOptions {
   std::string backend = "gloo";  // gloo | mpi | nccl
   std::chrono::milliseconds deadline{30'000};
-  bool record_flights = true;    // wrap every group in Recorded (comm/flight.h)
-  std::string link = "";         // wrap every group in Throttled: "200mbit" or "200mbit,5ms"; empty: as the link is
-  std::string interface = "";    // network interface for Gloo; empty: the one that reaches the master
+  bool record_flights = true;  // wrap every group in Recorded (comm/flight.h)
+  std::string link =
+      "";  // wrap every group in Throttled: "200mbit" or "200mbit,5ms"; empty: as the link is
+  std::string interface = "";  // network interface for Gloo; empty: the one that reaches the master
 };
 
 class Fabric {
  public:
   virtual ~Fabric() = default;
   // Ranks are world ranks; the order gives the ranks in the group.
-  virtual std::unique_ptr<Group> new_group(const std::string& name, const std::vector<int>& ranks) = 0;
+  virtual std::unique_ptr<Group> new_group(const std::string& name,
+                                           const std::vector<int>& ranks) = 0;
   virtual const World& world() const = 0;
 };
 
-// Connects to the other ranks of the world; world_size 1 needs no network. Throws ConfigError (unknown backend, a backend
-// this build lacks) or CommError (port busy, master not reached or a peer missing within the deadline).
+// Connects to the other ranks of the world; world_size 1 needs no network. Throws ConfigError
+// (unknown backend, a backend this build lacks) or CommError (port busy, master not reached or a
+// peer missing within the deadline).
 std::unique_ptr<Fabric> connect(const World& world, const FabricOptions& options);
 
-// Ranks as threads of this process: fabric r belongs to thread r. For tests and --local; deterministic.
-std::vector<std::unique_ptr<Fabric>> local_fabrics(int world_size, std::chrono::milliseconds deadline = std::chrono::seconds(30));
+// Ranks as threads of this process: fabric r belongs to thread r. For tests and --local;
+// deterministic.
+std::vector<std::unique_ptr<Fabric>> local_fabrics(
+    int world_size, std::chrono::milliseconds deadline = std::chrono::seconds(30));
 
 }  // namespace outstep::comm

@@ -12,19 +12,23 @@
 
 // Ranks that communicate, and what they can do together.
 //
-//   Work incoming = group.recv(buffer, left, {.tag = 7});      // receives first: both directions of a link are used
-//   group.send(data, right, {.tag = 7}).wait();
-//   incoming.wait();
+//   Work incoming = group.recv(buffer, left, {.tag = 7});      // receives first: both directions
+//   of a link are used group.send(data, right, {.tag = 7}).wait(); incoming.wait();
 //   group.all_reduce(gradient, {.tag = 8});
 //
-// Point-to-point calls return at once; collectives run on the calling thread and return when they are done. To overlap a
-// collective with computing, call it from a thread of your own (SerialWorker) on a group of its own.
-// Sums are taken in rank order, so results are bit-equal from run to run and across backends.
+// Point-to-point calls return at once; collectives run on the calling thread and return when they
+// are done. To overlap a collective with computing, call it from a thread of your own
+// (SerialWorker) on a group of its own. Sums are taken in rank order, so results are bit-equal from
+// run to run and across backends.
 //
-// Ownership: a tensor handed to send must not be written, one handed to recv not touched, until the Work is done; the Work
-// keeps them alive. Tensors must be contiguous.
-// Errors: CommError naming the peer, the operation, the tag, and the time elapsed of the deadline. After one the group is
-// of no use: every later call throws. Thread safe for point-to-point; one collective at a time per group.
+// Messages of one tag between two ranks arrive in the order they were sent; an empty tensor is not
+// sent at all. Ownership: a tensor handed to send must not be written, one handed to recv not
+// touched, until the Work is done; the Work keeps them alive. Tensors must be contiguous. Deadlines
+// bound waiting: they count from the first wait (or is_done) of a transfer, so that a receive may
+// be posted long before its message is due. Errors: CommError naming the peer, the operation, the
+// tag, and the time elapsed of the deadline. After one the group is of no use: every later call
+// throws, and the peers' calls fail soon. Thread safe for point-to-point; one collective at a time
+// per group.
 
 namespace outstep::comm {
 
@@ -34,7 +38,11 @@ inline constexpr Tag kReservedTags = 1u << 24;
 struct CallOptions {
   Tag tag = 0;
   std::optional<std::chrono::milliseconds> deadline = std::nullopt;  // else the group's
-  const char* what = "";  // for errors and the flight recorder: "gradients, step 12"; a literal
+  // For errors and the flight recorder: literals, and a step where there is one ("gradients, step
+  // 12").
+  const char* what = "";
+  int64_t step = -1;
+  const char* operation = "";  // filled in by collectives: what a transfer is part of
 };
 
 // One transfer under way. Copies refer to the same transfer.
@@ -44,8 +52,8 @@ class Work {
   class Transfer {
    public:
     virtual ~Transfer() = default;
-    virtual void wait() = 0;      // throws CommError; may be called again
-    virtual bool is_done() = 0;   // never blocks; true also when it failed (wait then throws)
+    virtual void wait() = 0;     // throws CommError; may be called again
+    virtual bool is_done() = 0;  // never blocks; true also when it failed (wait then throws)
   };
 
   Work() = default;  // done already
@@ -59,7 +67,9 @@ class Work {
   std::shared_ptr<Transfer> transfer_;
 };
 
-// What travels in place of float32 in a collective. Sums are always taken in float32.
+// What travels in place of float32 in a collective. With bf16 every rank's contribution is rounded
+// to bfloat16, the own one too, and sums are taken in float32: all ranks agree on every bit, and no
+// result depends on who owns what.
 enum class Wire { exact, bf16 };
 
 class Group {
@@ -76,13 +86,17 @@ class Group {
   Work send(const at::Tensor& tensor, int peer, CallOptions options = {});
   Work recv(at::Tensor tensor, int peer, CallOptions options = {});
 
-  // Every rank's tensor becomes the sum over all ranks. Any dtype with addition.
+  // Every rank's tensor becomes the sum over all ranks. Any dtype with addition (bfloat16 and half
+  // tensors are summed in float32 and rounded once). With Wire::bf16 the sum is rounded to bfloat16
+  // as well.
   virtual void all_reduce(at::Tensor tensor, CallOptions options = {}, Wire wire = Wire::exact);
-  // output [shard of this rank] becomes the sum over all ranks of their input's [shards.total] part of that shard.
+  // output [shard of this rank] becomes the sum over all ranks of their input's [shards.total] part
+  // of that shard.
   virtual void reduce_scatter(const at::Tensor& input, at::Tensor output, const Shards& shards,
                               CallOptions options = {}, Wire wire = Wire::exact);
-  // output [shards.total] becomes the concatenation of all ranks' input [shard of that rank]. input may be a view of
-  // output's own shard.
+  // output [shards.total] becomes the concatenation of all ranks' input [shard of that rank]. input
+  // may be a view of output's own shard. With Wire::bf16 the own shard in output is rounded like
+  // the others.
   virtual void all_gather(const at::Tensor& input, at::Tensor output, const Shards& shards,
                           CallOptions options = {}, Wire wire = Wire::exact);
   // Row r of input [size, …] goes to rank r; row r of output [size, …] comes from rank r.
@@ -95,14 +109,19 @@ class Group {
   // How a person would name the peer: "rank 1 (host:pid)".
   virtual std::string describe(int peer) const;
 
-  // Payload handed to send since the group was made.
-  int64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
+  // Payload sent since the group was made, by collectives too.
+  virtual int64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
 
  protected:
   Group(std::string name, int rank, int size, std::chrono::milliseconds deadline)
       : name_(std::move(name)), rank_(rank), size_(size), deadline_(deadline) {}
 
-  // Backends implement these two; peer is valid and never this rank, the deadline is set, the tensor is contiguous.
+  void count_sent(int64_t num_bytes) {
+    bytes_sent_.fetch_add(num_bytes, std::memory_order_relaxed);
+  }
+
+  // Backends implement these two; peer is valid and never this rank, the deadline is set, the
+  // tensor is contiguous.
   virtual Work do_send(const at::Tensor& tensor, int peer, const CallOptions& options) = 0;
   virtual Work do_recv(at::Tensor tensor, int peer, const CallOptions& options) = 0;
 

@@ -7,9 +7,9 @@
 
 // Which rank of which world this process is: the only place that reads the environment.
 //
-// Sources, in order: torchrun's variables (RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT), Open MPI's
-// (OMPI_COMM_WORLD_*), Slurm's (SLURM_PROCID SLURM_NTASKS SLURM_LOCALID). Two sources that disagree about rank or world
-// size are a ConfigError naming both.
+// Sources, in order: torchrun's variables (RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT),
+// Open MPI's (OMPI_COMM_WORLD_*), Slurm's (SLURM_PROCID SLURM_NTASKS SLURM_LOCALID). Two sources
+// that disagree about rank or world size are a ConfigError naming both.
 
 namespace outstep::comm {
 
@@ -23,7 +23,8 @@ struct World {
   std::string source = "alone";    // "torchrun", "mpirun", "srun", "outstep", "alone"
 };
 
-// Reads a variable; the default reads the process's environment. A parameter so that tests need no environment.
+// Reads a variable; the default reads the process's environment. A parameter so that tests need no
+// environment.
 using Lookup = std::function<std::optional<std::string>(const std::string&)>;
 std::optional<std::string> environment_variable(const std::string& name);
 

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-// Ranks form a mesh with three axes: member × replica × stage, the stage varying fastest (it talks most, so its ranks
-// should be near).
+// Ranks form a mesh with three axes: member × replica × stage, the stage varying fastest (it talks
+// most, so its ranks should be near).
 
 namespace outstep::comm {
 
@@ -20,11 +20,14 @@ struct Mesh {
   };
 
   int size() const { return members * replicas * stages; }
-  int rank_of(Place place) const { return (place.member * replicas + place.replica) * stages + place.stage; }
+  int rank_of(Place place) const {
+    return (place.member * replicas + place.replica) * stages + place.stage;
+  }
   Place place_of(int rank) const {
     return {rank / (replicas * stages), rank / stages % replicas, rank % stages};
   }
-  // World ranks that differ from this rank's place on one axis only, in order, this rank among them.
+  // World ranks that differ from this rank's place on one axis only, in order, this rank among
+  // them.
   std::vector<int> replica_peers(int rank) const;
   std::vector<int> stage_peers(int rank) const;
   std::vector<int> member_peers(int rank) const;

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 
-// How a flat vector is cut over the ranks of a group: rank r owns [begin(r), end(r)). Cuts fall on multiples of the grain
-// (the last shards may be short or empty), so that what is computed grain by grain has the same bits for any number of ranks.
+// How a flat vector is cut over the ranks of a group: rank r owns [begin(r), end(r)). Cuts fall on
+// multiples of the grain (the last shards may be short or empty), so that what is computed grain by
+// grain has the same bits for any number of ranks.
 
 namespace outstep::comm {
 

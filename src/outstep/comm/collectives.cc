@@ -1,0 +1,309 @@
+#include "outstep/comm/collectives.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+
+#include "outstep/base/errors.h"
+#include "outstep/comm/stream.h"
+#include "outstep/comm/sum.h"
+
+namespace outstep::comm::collectives {
+namespace {
+
+constexpr int64_t kShardGrain = 16;  // elements; all_reduce's own shards start on cache lines
+
+// Each kind has tags of its own, above the user's. Messages of one tag keep their order, so
+// segments need no numbers.
+enum class Kind : Tag { reduce = 1, gather, all_to_all, broadcast };
+
+CallOptions options_for(Kind kind, const char* operation, CallOptions options) {
+  if (*options.operation == '\0') {  // not called from another collective
+    check(options.tag < kReservedTags, "user tags stay below kReservedTags");
+    options.operation = operation;
+  }
+  options.tag = options.tag % kReservedTags + static_cast<Tag>(kind) * kReservedTags;
+  return options;
+}
+
+at::Tensor flat(const at::Tensor& tensor) {
+  check(tensor.is_contiguous(), "tensors of a collective are contiguous");
+  return tensor.detach().view({-1});
+}
+
+at::ScalarType wire_dtype(const at::Tensor& tensor, Wire wire) {
+  const bool is_rounded = wire == Wire::bf16 && tensor.scalar_type() == at::kFloat;
+  return is_rounded ? at::kBFloat16 : tensor.scalar_type();
+}
+
+Segments segments_for(const Cut& cut, at::ScalarType wire, int num_peers) {
+  const int64_t window = cut.window_bytes / (cut.segment_bytes * std::max(num_peers, 1));
+  return {.length = std::max<int64_t>(
+              1, cut.segment_bytes / static_cast<int64_t>(c10::elementSize(wire))),
+          .window = std::max<int64_t>(2, window)};
+}
+
+// Peers as seen from a rank: starting with its neighbour, so that not all ranks write to rank 0
+// first.
+int peer_after(const Group& group, int distance) {
+  return (group.rank() + distance) % group.size();
+}
+int peer_before(const Group& group, int distance) {
+  return (group.rank() - distance + group.size()) % group.size();
+}
+
+bool overlap(const at::Tensor& a, const at::Tensor& b) {
+  const auto* a_begin = static_cast<const std::byte*>(a.const_data_ptr());
+  const auto* b_begin = static_cast<const std::byte*>(b.const_data_ptr());
+  return a_begin < b_begin + b.nbytes() && b_begin < a_begin + a.nbytes();
+}
+
+// Every rank sends each rank a vector and sums, in rank order, the vectors it gets. It knows its
+// own already.
+struct Reduction {
+  Group& group;
+  std::vector<at::Tensor> outgoing;  // by rank; [own rank] is the own term
+  at::Tensor output;                 // may be the own term
+  at::ScalarType wire;
+  Segments cut;
+  bool is_rounded = false;  // the sum itself to bfloat16
+};
+
+std::deque<Incoming> post_receives(Reduction& r, const CallOptions& options) {
+  // One peer's segments may land in the output itself, where they are added up in place.
+  const at::Tensor& own = r.outgoing[static_cast<size_t>(r.group.rank())];
+  bool output_is_free = r.wire == r.output.scalar_type() && !overlap(r.output, own);
+  std::deque<Incoming> incoming;
+  for (int distance = 1; distance < r.group.size(); ++distance) {
+    incoming.emplace_back(r.group, peer_before(r.group, distance), r.output.numel(), r.wire, r.cut,
+                          output_is_free ? r.output : at::Tensor(), options);
+    output_is_free = false;
+  }
+  return incoming;
+}
+
+std::deque<Outgoing> post_sends(Reduction& r, const CallOptions& options) {
+  std::deque<Outgoing> outgoing;
+  for (int distance = 1; distance < r.group.size(); ++distance) {
+    const int peer = peer_after(r.group, distance);
+    outgoing.emplace_back(r.group, peer, r.outgoing[static_cast<size_t>(peer)], r.wire, r.cut,
+                          options);
+  }
+  for (int64_t segment = 0; segment < r.cut.window; ++segment) {
+    for (Outgoing& stream : outgoing) stream.post(segment);
+  }
+  return outgoing;
+}
+
+// The own term's segment as the others get it.
+at::Tensor own_segment(const Reduction& r, int64_t segment, at::Tensor& scratch) {
+  at::Tensor own = segment_of(r.outgoing[static_cast<size_t>(r.group.rank())], segment, r.cut);
+  if (r.wire == own.scalar_type()) return own;
+  if (!scratch.defined()) scratch = at::empty({std::min(r.cut.length, r.output.numel())}, r.wire);
+  at::Tensor rounded = scratch.narrow(0, 0, own.numel());
+  round_to_bf16(rounded, own);
+  return rounded;
+}
+
+void sum_segment(Reduction& r, int64_t segment, std::deque<Incoming>& incoming,
+                 at::Tensor& scratch) {
+  const auto size = static_cast<size_t>(r.group.size());
+  std::vector<at::Tensor> terms(size);
+  for (int distance = 1; distance < r.group.size(); ++distance) {
+    terms[static_cast<size_t>(peer_before(r.group, distance))] =
+        incoming[static_cast<size_t>(distance - 1)].take(segment);
+  }
+  terms[static_cast<size_t>(r.group.rank())] = own_segment(r, segment, scratch);
+  at::Tensor sum = segment_of(r.output, segment, r.cut);
+  sum_in_order(sum, terms);
+  if (r.is_rounded) {
+    std::array<at::Tensor, 1> rounded = {terms[static_cast<size_t>(r.group.rank())]};
+    round_to_bf16(rounded[0], sum);
+    sum_in_order(sum, rounded);
+  }
+  for (Incoming& stream : incoming) stream.release(segment);
+}
+
+void run(Reduction& r, const CallOptions& options) {
+  std::deque<Incoming> incoming = post_receives(r, options);
+  std::deque<Outgoing> outgoing = post_sends(r, options);
+  const int64_t num_sums = r.cut.count(r.output.numel());
+  int64_t num_segments = num_sums;
+  for (const Outgoing& stream : outgoing) num_segments = std::max(num_segments, stream.count());
+
+  at::Tensor scratch;
+  for (int64_t segment = 0; segment < num_segments; ++segment) {
+    // The output may be what is being sent: it is written when its old value is on its way.
+    for (Outgoing& stream : outgoing) {
+      if (segment < stream.count()) stream.wait(segment);
+    }
+    if (segment < num_sums) sum_segment(r, segment, incoming, scratch);
+    for (Outgoing& stream : outgoing) stream.post(segment + r.cut.window);
+  }
+}
+
+void gather_exact(Group& group, const at::Tensor& output, const Shards& shards,
+                  const CallOptions& options) {
+  std::vector<Work> works;
+  for (int distance = 1; distance < group.size(); ++distance) {
+    const int peer = peer_before(group, distance);
+    works.push_back(
+        group.recv(output.narrow(0, shards.begin(peer), shards.size(peer)), peer, options));
+  }
+  const at::Tensor own = output.narrow(0, shards.begin(group.rank()), shards.size(group.rank()));
+  for (int distance = 1; distance < group.size(); ++distance) {
+    works.push_back(group.send(own, peer_after(group, distance), options));
+  }
+  for (Work& work : works) work.wait();
+}
+
+// Everybody, the owner too, takes the rounded values.
+void gather_bf16(Group& group, const at::Tensor& output, const Shards& shards,
+                 const CallOptions& options, const Cut& cut) {
+  const int64_t own_size = shards.size(group.rank());
+  const Segments segments = segments_for(cut, at::kBFloat16, group.size() - 1);
+  std::deque<Incoming> incoming;
+  for (int distance = 1; distance < group.size(); ++distance) {
+    const int peer = peer_before(group, distance);
+    incoming.emplace_back(group, peer, shards.size(peer), at::kBFloat16, segments, at::Tensor(),
+                          options);
+  }
+  std::array<at::Tensor, 1> packed = {at::empty({own_size}, at::kBFloat16)};
+  const at::Tensor own = output.narrow(0, shards.begin(group.rank()), own_size);
+  round_to_bf16(packed[0], own);
+  std::vector<Work> sends;
+  for (int distance = 1; distance < group.size(); ++distance) {
+    for (int64_t segment = 0; segment < segments.count(own_size); ++segment) {
+      const at::Tensor values = segment_of(packed[0], segment, segments);
+      sends.push_back(group.send(values, peer_after(group, distance), options));
+    }
+  }
+  if (own_size > 0) sum_in_order(own, packed);
+  for (int64_t segment = 0; segment < segments.count(shards.length()); ++segment) {
+    for (int distance = 1; distance < group.size(); ++distance) {
+      Incoming& stream = incoming[static_cast<size_t>(distance - 1)];
+      if (segment >= stream.count()) continue;
+      const int peer = peer_before(group, distance);
+      const std::array<at::Tensor, 1> arrived = {stream.take(segment)};
+      const at::Tensor place = output.narrow(0, shards.begin(peer), shards.size(peer));
+      sum_in_order(segment_of(place, segment, segments), arrived);
+      stream.release(segment);
+    }
+  }
+  for (Work& work : sends) work.wait();
+}
+
+}  // namespace
+
+void reduce_scatter(Group& group, const at::Tensor& input, at::Tensor output, const Shards& shards,
+                    CallOptions options, Wire wire, const Cut& cut) {
+  options = options_for(Kind::reduce, "reduce_scatter", options);
+  check(shards.count == group.size(), "there is a shard for each rank");
+  check(input.numel() == shards.total, "reduce_scatter's input is as long as the shards");
+  check(output.numel() == shards.size(group.rank()),
+        "reduce_scatter's output is this rank's shard");
+  check(input.scalar_type() == output.scalar_type(), "reduce_scatter keeps the dtype");
+  const at::Tensor values = flat(input);
+  Reduction reduction{.group = group,
+                      .outgoing = {},
+                      .output = flat(output),
+                      .wire = wire_dtype(input, wire),
+                      .cut = {}};
+  reduction.cut = segments_for(cut, reduction.wire, group.size() - 1);
+  for (int rank = 0; rank < group.size(); ++rank) {
+    reduction.outgoing.push_back(values.narrow(0, shards.begin(rank), shards.size(rank)));
+  }
+  run(reduction, options);
+}
+
+void all_gather(Group& group, const at::Tensor& input, at::Tensor output, const Shards& shards,
+                CallOptions options, Wire wire, const Cut& cut) {
+  options = options_for(Kind::gather, "all_gather", options);
+  check(shards.count == group.size(), "there is a shard for each rank");
+  check(output.numel() == shards.total, "all_gather's output is as long as the shards");
+  check(input.numel() == shards.size(group.rank()), "all_gather's input is this rank's shard");
+  check(input.scalar_type() == output.scalar_type(), "all_gather keeps the dtype");
+  const at::Tensor whole = flat(output);
+  copy_bytes(whole.narrow(0, shards.begin(group.rank()), input.numel()), flat(input));
+  if (wire_dtype(output, wire) == output.scalar_type()) {
+    gather_exact(group, whole, shards, options);
+  } else {
+    gather_bf16(group, whole, shards, options, cut);
+  }
+}
+
+void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire, const Cut& cut) {
+  const at::Tensor vector = flat(tensor);
+  const at::ScalarType wire_type = wire_dtype(vector, wire);
+  const bool is_direct =
+      group.size() <= 2 || static_cast<int64_t>(vector.nbytes()) <= cut.direct_bytes;
+  if (is_direct) {
+    Reduction reduction{
+        .group = group,
+        .outgoing = std::vector<at::Tensor>(static_cast<size_t>(group.size()), vector),
+        .output = vector,
+        .wire = wire_type,
+        .cut = segments_for(cut, wire_type, group.size() - 1),
+        .is_rounded = wire_type != vector.scalar_type()};
+    return run(reduction, options_for(Kind::reduce, "all_reduce", options));
+  }
+  options = options_for(Kind::reduce, "all_reduce", options);
+  const Shards shards{.total = vector.numel(), .count = group.size(), .grain = kShardGrain};
+  const at::Tensor own = vector.narrow(0, shards.begin(group.rank()), shards.size(group.rank()));
+  reduce_scatter(group, vector, own, shards, options, wire, cut);
+  all_gather(group, own, vector, shards, options, wire, cut);
+}
+
+void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, CallOptions options) {
+  options = options_for(Kind::all_to_all, "all_to_all", options);
+  check(input.size(0) == group.size() && output.size(0) == group.size(),
+        "all_to_all has a row for each rank");
+  check(input.nbytes() == output.nbytes(), "all_to_all keeps the size");
+  const at::Tensor from = input.detach();
+  const at::Tensor to = output.detach();
+  std::vector<Work> works;
+  for (int distance = 1; distance < group.size(); ++distance) {
+    const int peer = peer_before(group, distance);
+    works.push_back(group.recv(to[peer], peer, options));
+  }
+  for (int distance = 1; distance < group.size(); ++distance) {
+    const int peer = peer_after(group, distance);
+    works.push_back(group.send(from[peer], peer, options));
+  }
+  copy_bytes(to[group.rank()], from[group.rank()]);
+  for (Work& work : works) work.wait();
+}
+
+void broadcast(Group& group, at::Tensor tensor, int root, CallOptions options, const Cut& cut) {
+  options = options_for(Kind::broadcast, "broadcast", options);
+  check(root >= 0 && root < group.size(), "the root is a rank of the group");
+  const at::Tensor vector = flat(tensor);
+  const bool is_root = group.rank() == root;
+  const bool is_small =
+      group.size() <= 2 || static_cast<int64_t>(vector.nbytes()) <= cut.direct_bytes;
+  // A large vector is scattered and then gathered: the root's link carries it twice, not N-1 times.
+  const Shards shards{
+      .total = vector.numel(), .count = is_small ? 1 : group.size(), .grain = kShardGrain};
+  const auto part_of = [&](int rank) {
+    return is_small ? vector : vector.narrow(0, shards.begin(rank), shards.size(rank));
+  };
+  std::vector<Work> works;
+  if (!is_root) works.push_back(group.recv(part_of(group.rank()), root, options));
+  for (int distance = 1; is_root && distance < group.size(); ++distance) {
+    const int peer = peer_after(group, distance);
+    works.push_back(group.send(part_of(peer), peer, options));
+  }
+  for (Work& work : works) work.wait();
+  if (!is_small)
+    all_gather(group, part_of(group.rank()), vector, shards, options, Wire::exact, cut);
+}
+
+void barrier(Group& group, CallOptions options) {
+  options = options_for(Kind::all_to_all, "barrier", options);
+  // Everybody tells everybody, so that an error names the rank that did not come.
+  const at::Tensor told = at::zeros({group.size()}, at::kByte);
+  const at::Tensor heard = at::zeros({group.size()}, at::kByte);
+  all_to_all(group, told.view({-1, 1}), heard.view({-1, 1}), options);
+}
+
+}  // namespace outstep::comm::collectives

@@ -1,0 +1,32 @@
+#include "outstep/comm/complaint.h"
+
+#include <fmt/format.h>
+
+namespace outstep::comm {
+
+std::string describe_deadline(std::chrono::milliseconds deadline) {
+  if (deadline.count() % 1000 == 0) return fmt::format("{} s", deadline.count() / 1000);
+  if (deadline.count() < 1000) return fmt::format("{} ms", deadline.count());
+  return fmt::format("{:.2f} s", static_cast<double>(deadline.count()) / 1000);
+}
+
+std::string describe_call(const CallOptions& options) {
+  std::string text = fmt::format("{}, tag {}", options.operation, options.tag % kReservedTags);
+  const bool has_what = options.what != nullptr && *options.what != '\0';
+  if (has_what && options.step >= 0) {
+    text += fmt::format(" (\"{}, step {}\")", options.what, options.step);
+  } else if (has_what) {
+    text += fmt::format(" (\"{}\")", options.what);
+  } else if (options.step >= 0) {
+    text += fmt::format(" (step {})", options.step);
+  }
+  return text;
+}
+
+CommError Complaint::error(std::string_view event, Clock::time_point waiting_since) const {
+  return CommError("{} {} during {}, {:.2f} s of {}", (*names)[static_cast<size_t>(peer)], event,
+                   describe_call(options), seconds_since(waiting_since),
+                   describe_deadline(deadline()));
+}
+
+}  // namespace outstep::comm
