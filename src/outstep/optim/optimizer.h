@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,7 +17,8 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// A range of the flat vector and whether weight decay applies there. Sorted, without overlap; gaps are padding.
+// A range of the flat vector and whether weight decay applies there. Sorted, without overlap; gaps
+// are padding.
 struct Segment {
   Range range;
   bool decays = true;
@@ -25,10 +27,16 @@ struct Segment {
 // What an optimizer remembers about a range. Owned by the synchronizer that holds the range.
 struct State {
   Range range;
-  int64_t step = 0;                 // updates done
-  std::vector<std::string> names;   // e.g. "momentum"
-  std::vector<at::Tensor> vectors;  // each [range.size()] float32
+  int64_t step = 0;                      // updates done
+  std::vector<std::string> names = {};   // e.g. "momentum"
+  std::vector<at::Tensor> vectors = {};  // each [range.size()] float32
 
+  // Views of a part of the range: writing through them writes here. The step is copied.
+  State part(Range part) const;
+  int64_t num_bytes() const;
+
+  // Entries: the step is shared ("optimizer.step"), each vector a slice ("optimizer.NAME") of a
+  // flat vector of total elements, so that any other cut of it can be read back.
   void save(io::StateWriter& writer, int64_t total) const;
   void load(io::StateReader& reader, int64_t total);
 };
@@ -38,7 +46,11 @@ struct State {
 //   gradient    [range.size()]  read
 //   params_in   [range.size()]  read
 //   params_out  [range.size()]  written; may be params_in
-//   state_in    read; state_out written, may be the same; null: a tentative step that leaves no trace (ACCO's estimate)
+//   state_in    read; state_out written, may be the same; null: a tentative step that leaves no
+//   trace (ACCO's estimate)
+//
+// Vectors are contiguous float32 on one device; but for the aliases above they do not overlap.
+// Padding is copied, so that all of the outs is defined.
 struct Update {
   at::Tensor gradient;
   double gradient_scale = 1;  // multiplies the gradient first: 1/count, times the clipping factor
