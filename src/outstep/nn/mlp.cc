@@ -56,23 +56,23 @@ class Dense : public Block {
 MlpOptions MlpOptions::read(io::Section& section, const ModelFacts& facts) {
   if (facts.vocab_size > 0) {
     throw ConfigError(
-        "{}: model \"mlp\" reads images, but {} gives tokens; use model \"gpt2\", or data of "
+        "{}: model \"mlp\" does not read tokens, as {} gives them; use model \"gpt2\", or data of "
         "images",
         section.origin("name"), facts.source);
   }
   MlpOptions options;
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
-  if (!facts.image_shape.empty()) options.image_shape = facts.image_shape;
+  if (!facts.input_shape.empty()) options.input_shape = facts.input_shape;
   if (facts.num_classes > 0) options.num_classes = facts.num_classes;
-  options.image_shape = section.integers("image_shape", options.image_shape, size);
+  options.input_shape = section.integers("input_shape", options.input_shape, size);
   options.hidden_sizes = section.integers("hidden_sizes", options.hidden_sizes, size);
   options.num_classes = section.integer("num_classes", options.num_classes, size);
   options.activation = section.text("activation", options.activation, {.choices = kActivations});
-  if (!facts.image_shape.empty() &&
-      c10::multiply_integers(options.image_shape) != c10::multiply_integers(facts.image_shape)) {
-    throw ConfigError("{}: model.image_shape holds {} numbers, but an image of {} holds {}",
-                      section.origin("image_shape"), c10::multiply_integers(options.image_shape),
-                      facts.source, c10::multiply_integers(facts.image_shape));
+  if (!facts.input_shape.empty() &&
+      c10::multiply_integers(options.input_shape) != c10::multiply_integers(facts.input_shape)) {
+    throw ConfigError("{}: model.input_shape holds {} numbers, but an example of {} holds {}",
+                      section.origin("input_shape"), c10::multiply_integers(options.input_shape),
+                      facts.source, c10::multiply_integers(facts.input_shape));
   }
   if (options.num_classes < facts.num_classes) {
     throw ConfigError("{}: model.num_classes = {} is smaller than the {} classes of {}",
@@ -86,7 +86,7 @@ MlpOptions MlpOptions::from_config(const nlohmann::ordered_json& config,
                                    const std::string& origin) {
   const ConfigValues values(config, origin);
   MlpOptions options;
-  options.image_shape = values.sizes("image_shape", options.image_shape);
+  options.input_shape = values.sizes("input_shape", options.input_shape);
   options.hidden_sizes = values.sizes("hidden_sizes", options.hidden_sizes);
   options.num_classes = values.size("num_classes", options.num_classes);
   options.activation = values.get<std::string>("activation", options.activation);
@@ -98,7 +98,7 @@ MlpOptions MlpOptions::from_config(const nlohmann::ordered_json& config,
 }
 
 Mlp::Mlp(MlpOptions options) : options_(std::move(options)) {
-  int64_t size = c10::multiply_integers(options_.image_shape);
+  int64_t size = c10::multiply_integers(options_.input_shape);
   for (size_t i = 0; i < options_.hidden_sizes.size(); ++i) {
     const int64_t out = options_.hidden_sizes[i];
     blocks.push_back(std::make_unique<Dense>(fmt::format("layers.{}", i), size, out,
@@ -116,7 +116,7 @@ const std::string& Mlp::family() const {
 nlohmann::ordered_json Mlp::config() const {
   nlohmann::ordered_json config;
   config["model_type"] = "outstep_mlp";
-  config["image_shape"] = options_.image_shape;
+  config["input_shape"] = options_.input_shape;
   config["hidden_sizes"] = options_.hidden_sizes;
   config["num_classes"] = options_.num_classes;
   config["activation"] = options_.activation;
@@ -125,7 +125,7 @@ nlohmann::ordered_json Mlp::config() const {
 
 at::Tensor Mlp::example_input(int64_t batch) const {
   std::vector<int64_t> shape = {batch};
-  shape.insert(shape.end(), options_.image_shape.begin(), options_.image_shape.end());
+  shape.insert(shape.end(), options_.input_shape.begin(), options_.input_shape.end());
   return at::arange(c10::multiply_integers(shape), at::kFloat).mul(0.7).sin().view(shape);
 }
 

@@ -8,13 +8,14 @@
 #include "outstep/nn/model.h"
 #include "outstep/nn/model_facts.h"
 
-// A multilayer perceptron over flattened images. Each hidden layer is a block ("layers.0", …), then
-// "head". Shapes: images [B, …] float32 -> activations [B, hidden] -> logits [B, num_classes].
+// A multilayer perceptron over flattened images or other samples. Each hidden layer is a block
+// ("layers.0", …), then "head". Shapes: images [B, …] float32 -> activations [B, hidden] -> logits
+// [B, num_classes].
 
 namespace outstep::nn {
 
 struct MlpOptions {
-  std::vector<int64_t> image_shape = {1, 28, 28};
+  std::vector<int64_t> input_shape = {1, 28, 28};
   std::vector<int64_t> hidden_sizes = {256, 256};
   int64_t num_classes = 10;
   std::string activation = "relu";  // "relu", "gelu" or "tanh"
@@ -31,7 +32,7 @@ class Mlp : public Model {
   const MlpOptions& options() const { return options_; }
   const std::string& family() const override;
   nlohmann::ordered_json config() const override;
-  at::Tensor example_input(int64_t batch) const override;   // [B] + image_shape
+  at::Tensor example_input(int64_t batch) const override;   // [B] + input_shape
   at::Tensor example_target(int64_t batch) const override;  // [B] int64
 
  private:

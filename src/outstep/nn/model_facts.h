@@ -10,13 +10,14 @@ namespace outstep::nn {
 // not known stays 0 or empty and must then be set in [model], or its default holds.
 //
 //   text    {.source = "data \"text\"", .vocab_size = 256, .context = 128}
-//   images  {.source = "data \"cifar10\"", .num_classes = 10, .image_shape = {3, 32, 32}}
+//   images  {.source = "data \"cifar10\"", .num_classes = 10, .input_shape = {3, 32, 32}}
 struct ModelFacts {
-  std::string source = "the data";        // as errors name it
-  int64_t vocab_size = 0;                 // tokens are below it
-  int64_t context = 0;                    // tokens in one example
-  int64_t num_classes = 0;                // targets of images are below it
-  std::vector<int64_t> image_shape = {};  // channels, height, width
+  std::string source = "the data";  // as errors name it
+  int64_t vocab_size = 0;           // of text: tokens are below it
+  int64_t context = 0;              // of text: tokens in one example
+  int64_t num_classes = 0;          // of anything else: targets are below it
+  std::vector<int64_t> input_shape =
+      {};  // likewise: of one example; images are [channels, height, width]
 };
 
 }  // namespace outstep::nn

@@ -25,7 +25,7 @@ std::vector<std::string> model_names() {
 }
 
 std::unique_ptr<Model> make_model(io::Section section, const ModelFacts& facts) {
-  const std::string otherwise = facts.image_shape.empty() ? "gpt2" : "resnet18";
+  const std::string otherwise = facts.input_shape.empty() ? "gpt2" : "resnet18";
   const std::string name = section.text("name", otherwise, {.choices = model_names()});
   auto model = make_named(name, section, facts);
   model->label_smoothing = section.number("label_smoothing", 0, {.min = 0, .max = 0.99});

@@ -20,7 +20,7 @@ struct ResNetOptions {
   int depth = 18;                 // 18, 34 or 50
   std::string stem = "imagenet";  // "imagenet": 7×7 stride 2 and a max-pool; "cifar": 3×3 stride 1,
                                   // for images of 32×32
-  int64_t width = 64;  // channels of the first stage; torchvision's is 64
+  int64_t width = 64;             // channels of the first stage; torchvision's is 64
   int64_t in_channels = 3;
   int64_t num_classes = 1000;
   int64_t image_size = 224;  // of example_input(); any size runs

@@ -1,3 +1,5 @@
+#include <fmt/ranges.h>
+
 #include "outstep/base/errors.h"
 #include "outstep/nn/config_values.h"
 #include "outstep/nn/resnet.h"
@@ -23,10 +25,10 @@ void check_against(const ModelFacts& facts, const ResNetOptions& options,
                       section.origin("num_classes"), options.num_classes, facts.num_classes,
                       facts.source);
   }
-  if (!facts.image_shape.empty() && options.in_channels != facts.image_shape[0]) {
+  if (!facts.input_shape.empty() && options.in_channels != facts.input_shape[0]) {
     throw ConfigError("{}: model.in_channels = {}, but the images of {} have {}",
                       section.origin("in_channels"), options.in_channels, facts.source,
-                      facts.image_shape[0]);
+                      facts.input_shape[0]);
   }
 }
 
@@ -35,9 +37,15 @@ void check_against(const ModelFacts& facts, const ResNetOptions& options,
 ResNetOptions ResNetOptions::read(io::Section& section, int depth, const ModelFacts& facts) {
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
   ResNetOptions options{.depth = depth};
-  if (!facts.image_shape.empty()) {
-    options.in_channels = facts.image_shape[0];
-    options.image_size = facts.image_shape[1];
+  if (!facts.input_shape.empty()) {
+    if (facts.input_shape.size() != 3) {
+      throw ConfigError(
+          "{}: model \"resnet{}\" reads images [channels, height, width], but an example of {} is "
+          "[{}]",
+          section.origin("name"), depth, facts.source, fmt::join(facts.input_shape, ", "));
+    }
+    options.in_channels = facts.input_shape[0];
+    options.image_size = facts.input_shape[1];
     if (options.image_size <= kLargestSmallImage) options.stem = "cifar";
   }
   if (facts.num_classes > 0) options.num_classes = facts.num_classes;
