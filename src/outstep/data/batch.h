@@ -10,7 +10,8 @@ namespace outstep::data {
 struct Batch {
   at::Tensor inputs;   // tokens [B, T] int64, or images [B, C, H, W] float32
   at::Tensor targets;  // tokens [B, T] int64 (the next token), or classes [B] int64
-  int64_t index = 0;   // number of this micro-batch among all that the run draws, over all replicas; keys dropout
+  int64_t index = 0;  // number of this micro-batch among all that the run draws, over all replicas;
+                      // keys dropout
   int64_t num_samples = 0;
   int64_t num_units = 0;  // tokens for text, images for images: what losses are means over
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "outstep/data/dataset.h"
+#include "outstep/data/places.h"
 #include "outstep/data/tokenizer.h"
 #include "outstep/io/settings.h"
 
@@ -39,20 +40,12 @@ struct DataOptions {
   std::vector<double> mean;
   std::vector<double> deviation;
   int64_t crop_padding =
-      4;             // crop at random from the image with so many black pixels around it; 0: no
+      4;             // pixels of black around an image that is cropped at random; 0: no crop
   bool flip = true;  // left to right, every other image
 
   bool augment = true;  // false: no crop, no flip, windows of text always at the same places
   bool shuffle = true;
   int64_t prefetch = 2;  // micro-batches made ahead
-};
-
-// Where data may lie on this machine. Handed in: nothing here reads the environment. Each may be
-// empty.
-struct Places {
-  std::filesystem::path data_root;  // the user's data: data_root/cifar-10-batches-bin and so on
-  std::filesystem::path shipped;    // the samples that come with Outstep
-  std::filesystem::path cache;      // tokenised text is kept here; empty: it is made anew each time
 };
 
 struct Datasets {
