@@ -19,6 +19,7 @@ endif()
 # "2.13.0+cpu", or "2.13.0" where only the headers say it.
 set(OUTSTEP_TORCH_VERSION "")
 if(EXISTS "${OUTSTEP_TORCH}/version.py")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${OUTSTEP_TORCH}/version.py")
   file(STRINGS "${OUTSTEP_TORCH}/version.py" _outstep_line REGEX "^__version__ = ")
 else()
   file(STRINGS "${OUTSTEP_TORCH}/include/torch/headeronly/version.h" _outstep_line REGEX "^ *\"[0-9.]+\"")
@@ -41,8 +42,8 @@ endif()
 if(NOT TARGET outstep::torch)
   add_library(outstep::torch INTERFACE IMPORTED)
   target_compile_options(outstep::torch INTERFACE
-    "SHELL:-idirafter ${OUTSTEP_TORCH}/include"
-    "SHELL:-idirafter ${OUTSTEP_TORCH}/include/torch/csrc/api/include")
+    "SHELL:-idirafter \"${OUTSTEP_TORCH}/include\""
+    "SHELL:-idirafter \"${OUTSTEP_TORCH}/include/torch/csrc/api/include\"")
   target_compile_definitions(outstep::torch INTERFACE USE_DISTRIBUTED USE_C10D_GLOO)
   # Full paths, so that programs find the libraries again by their rpath.
   target_link_libraries(outstep::torch INTERFACE
@@ -55,7 +56,7 @@ if(NOT TARGET outstep::torch)
     if(OUTSTEP_CUDA_INCLUDE AND OUTSTEP_NCCL_INCLUDE)
       target_compile_definitions(outstep::torch INTERFACE OUTSTEP_CUDA=1 USE_C10D_NCCL)
       target_compile_options(outstep::torch INTERFACE
-        "SHELL:-idirafter ${OUTSTEP_CUDA_INCLUDE}" "SHELL:-idirafter ${OUTSTEP_NCCL_INCLUDE}")
+        "SHELL:-idirafter \"${OUTSTEP_CUDA_INCLUDE}\"" "SHELL:-idirafter \"${OUTSTEP_NCCL_INCLUDE}\"")
     else()
       message(STATUS "LibTorch has CUDA, but cuda_runtime_api.h or nccl.h was not found: no NCCL groups")
     endif()

@@ -32,9 +32,7 @@ function(outstep_room name)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE ${library} outstep_testing outstep_warnings)
     outstep_precompile(${name}_test)
-    # One ctest entry a case: they run in parallel, and a crash fails one case only.
-    gtest_discover_tests(${name}_test TEST_PREFIX "${name}." DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 120
-      PROPERTIES LABELS ${name} TIMEOUT ${OUTSTEP_TEST_TIMEOUT} ENVIRONMENT "${OUTSTEP_TEST_ENVIRONMENT}")
+    outstep_discover_suites(${name}_test ${name})
   endif()
 endfunction()
 
