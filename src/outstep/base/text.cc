@@ -1,0 +1,102 @@
+#include "outstep/base/text.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "outstep/base/errors.h"
+
+namespace outstep {
+
+namespace {
+
+// Edits (insert, delete, replace, swap of neighbours) that turn a into b: Damerau-Levenshtein,
+// restricted form.
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) d[i][0] = i;
+  for (size_t j = 0; j <= b.size(); ++j) d[0][j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const bool equal = a[i - 1] == b[j - 1];
+      d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (equal ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+      }
+    }
+  }
+  return d[a.size()][b.size()];
+}
+
+}  // namespace
+
+std::string nearest_spelling(std::string_view word, std::span<const std::string> candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    const size_t distance = edit_distance(word, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+std::string with_commas(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3) {
+    digits.insert(static_cast<size_t>(at), ",");
+  }
+  return digits;
+}
+
+std::string human_bytes(int64_t num_bytes) {
+  double value = static_cast<double>(num_bytes);
+  const char* units[] = {"bytes", "kB", "MB", "GB", "TB", "PB"};
+  int unit = 0;
+  while (std::abs(value) >= 999.5 && unit < 5) {
+    value /= 1000;
+    ++unit;
+  }
+  if (unit == 0) return fmt::format("{} bytes", num_bytes);
+  return fmt::format("{:.{}f} {}", value, std::abs(value) < 99.95 ? 1 : 0, units[unit]);
+}
+
+std::string human_seconds(double seconds) {
+  if (seconds < 59.5) return fmt::format("{:.{}f} s", seconds, seconds < 9.995 ? 2 : 1);
+  const auto whole = static_cast<int64_t>(std::llround(seconds));
+  if (whole < 3600) return fmt::format("{} min {:02d} s", whole / 60, whole % 60);
+  const int64_t minutes = (whole + 30) / 60;
+  return fmt::format("{} h {:02d} min", minutes / 60, minutes % 60);
+}
+
+double parse_bits_per_second(const std::string& text) {
+  struct Unit {
+    const char* name;
+    double bits;
+  };
+  static constexpr Unit kUnits[] = {{"bit", 1},   {"kbit", 1e3},   {"mbit", 1e6},   {"gbit", 1e9},
+                                    {"bit/s", 1}, {"kbit/s", 1e3}, {"mbit/s", 1e6}, {"gbit/s", 1e9},
+                                    {"b/s", 8},   {"kb/s", 8e3},   {"mb/s", 8e6},   {"gb/s", 8e9}};
+  const char* begin = text.c_str();
+  char* end = nullptr;
+  const double number = std::strtod(begin, &end);
+  std::string unit(end);
+  std::transform(unit.begin(), unit.end(), unit.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  if (end != begin && std::isfinite(number) && number > 0) {
+    for (const Unit& known : kUnits) {
+      if (unit == known.name) return number * known.bits;
+    }
+  }
+  throw ConfigError("\"{}\" is no link rate; write it as 200mbit, 10gbit or 25MB/s", text);
+}
+
+std::string join(const std::vector<std::string>& words, const std::string& separator) {
+  std::string all;
+  for (const std::string& word : words) all += (all.empty() ? "" : separator) + word;
+  return all;
+}
+
+}  // namespace outstep
