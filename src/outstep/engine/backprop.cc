@@ -1,0 +1,144 @@
+#include "outstep/engine/backprop.h"
+
+#include <torch/csrc/autograd/function_hook.h>
+
+#include <memory>
+#include <utility>
+
+#include "outstep/engine/autocast.h"
+#include "outstep/method/layout.h"
+
+namespace outstep::engine {
+
+BackpropOptions BackpropOptions::read(io::Section& section) {
+  BackpropOptions options;
+  if (section.text("precision", "fp32", {.choices = {"fp32", "bf16"}}) == "bf16") {
+    options.precision = Precision::bf16;
+  }
+  const std::string layout =
+      section.text("channels_last", "auto", {.choices = {"auto", "yes", "no"}});
+  if (layout != "auto") options.channels_last = layout == "yes";
+  return options;
+}
+
+// Called by autograd when a parameter's gradient is complete.
+class BackpropEngine::ReadyHook : public torch::autograd::PostAccumulateGradHook {
+ public:
+  ReadyHook(BackpropEngine& engine, size_t parameter) : engine_(engine), parameter_(parameter) {}
+  void operator()(const at::Tensor& /*tensor*/) override { engine_.announce(parameter_); }
+
+ private:
+  BackpropEngine& engine_;
+  size_t parameter_;
+};
+
+BackpropEngine::BackpropEngine(nn::Model& model, nn::FlatParams& params, data::Stream& stream,
+                               BackpropOptions options)
+    : model_(model),
+      params_(params),
+      stream_(stream),
+      options_(options),
+      channels_last_(options.channels_last.value_or(model.prefers_channels_last())) {}
+
+BackpropEngine::~BackpropEngine() {
+  if (!has_hooks_) return;
+  for (nn::Parameter* parameter : params_.parameters()) {
+    torch::autograd::impl::set_post_acc_grad_hooks(parameter->tensor, nullptr);
+  }
+}
+
+void BackpropEngine::on_range_ready(method::RangeCallback callback) {
+  if (callback && !has_hooks_) install_hooks();
+  callback_ = std::move(callback);
+}
+
+void BackpropEngine::install_hooks() {
+  const std::vector<nn::Parameter*>& parameters = params_.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    torch::autograd::impl::set_post_acc_grad_hooks(parameters[i]->tensor,
+                                                   std::make_unique<ReadyHook>(*this, i));
+  }
+  has_hooks_ = true;
+}
+
+// Autograd must not see an exception of ours: it is kept until backward has returned.
+void BackpropEngine::announce(size_t parameter) noexcept {
+  if (!callback_ || is_announced_[parameter] || callback_error_) return;
+  is_announced_[parameter] = true;
+  const auto& entries = params_.entries();
+  const int64_t begin = parameter == 0 ? 0 : entries[parameter].offset;
+  const bool is_last = parameter + 1 == entries.size();
+  try {
+    callback_(begin, is_last ? params_.size() : entries[parameter + 1].offset);
+  } catch (...) {
+    callback_error_ = std::current_exception();
+  }
+}
+
+data::Batch BackpropEngine::placed(data::Batch batch) const {
+  const at::Device device = params_.values().device();
+  batch.inputs = batch.inputs.to(device);
+  batch.targets = batch.targets.to(device);
+  if (channels_last_ && batch.inputs.dim() == 4) {
+    batch.inputs = batch.inputs.contiguous(at::MemoryFormat::ChannelsLast);
+  }
+  return batch;
+}
+
+method::Contribution BackpropEngine::accumulate() {
+  const at::AutoGradMode grad_mode(true);
+  const data::Batch batch = placed(stream_.next());
+  at::Tensor loss;
+  {
+    const trace::Span span(options_.tracer, trace::Track::compute, "forward");
+    const Autocast autocast(options_.precision == Precision::bf16, batch.inputs.device());
+    nn::ForwardContext context{.training = true, .seed = options_.seed, .micro_batch = batch.index};
+    const at::Tensor logits = model_.forward(batch.inputs, context);
+    loss = model_.loss(logits, batch.targets).loss;
+  }
+  {
+    const trace::Span span(options_.tracer, trace::Track::compute, "backward");
+    backward(loss);
+  }
+  return {.micro_batches = 1,
+          .samples = batch.num_samples,
+          .units = batch.num_units,
+          .loss_sum = loss.item<double>(),
+          .num_losses = 1};
+}
+
+void BackpropEngine::backward(const at::Tensor& loss) {
+  if (callback_) is_announced_.assign(params_.parameters().size(), false);
+  callback_error_ = nullptr;
+  torch::autograd::backward({loss}, {});
+  params_.check_gradients_in_place();
+  // What the loss does not depend on is final too.
+  for (size_t i = is_announced_.size(); callback_ && i-- > 0;) announce(i);
+  if (callback_error_) std::rethrow_exception(std::exchange(callback_error_, nullptr));
+}
+
+method::Evaluation BackpropEngine::evaluate(const data::Batch& batch) {
+  const at::NoGradGuard no_grad;
+  const data::Batch here = placed(batch);
+  const Autocast autocast(options_.precision == Precision::bf16, here.inputs.device());
+  nn::ForwardContext context{.training = false, .seed = options_.seed, .micro_batch = here.index};
+  const at::Tensor logits = model_.forward(here.inputs, context);
+  const nn::LossValue value = model_.plain_loss(logits, here.targets);
+  return {.loss_sum = value.loss.item<double>() * static_cast<double>(value.num_units),
+          .units = value.num_units,
+          .correct = nn::count_correct(logits, here.targets)};
+}
+
+void BackpropEngine::save(io::StateWriter& writer) const {
+  stream_.save(writer);
+  if (params_.buffers().numel() > 0) writer.local("engine.buffers", params_.buffers());
+}
+
+void BackpropEngine::load(io::StateReader& reader) {
+  stream_.load(reader);
+  if (params_.buffers().numel() == 0 || !reader.has_local()) return;
+  const at::NoGradGuard no_grad;
+  params_.buffers().copy_(reader.local("engine.buffers"));
+}
+
+}  // namespace outstep::engine

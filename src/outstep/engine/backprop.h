@@ -1,0 +1,77 @@
+#pragma once
+
+#include <exception>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "outstep/base/trace.h"
+#include "outstep/data/stream.h"
+#include "outstep/io/settings.h"
+#include "outstep/method/engine.h"
+#include "outstep/nn/flat_params.h"
+#include "outstep/nn/model.h"
+
+namespace outstep::engine {
+
+enum class Precision { fp32, bf16 };
+
+struct BackpropOptions {
+  // bf16: forward under autocast, so that matrix products and convolutions run in bfloat16;
+  // parameters, gradients, normalisation and loss stay float32.
+  Precision precision = Precision::fp32;
+  std::optional<bool> channels_last =
+      std::nullopt;   // of image batches; nothing said: as the model prefers
+  uint64_t seed = 1;  // of the run: keys dropout
+  trace::Tracer* tracer = nullptr;
+
+  // Reads precision ("fp32" or "bf16") and channels_last ("auto", "yes" or "no") of [engine].
+  static BackpropOptions read(io::Section& section);
+};
+
+// Ordinary back-propagation of the whole model: one accumulate is one micro-batch forward and
+// backward, lockstep, without staleness. A loss that is not finite is passed on as it is; the
+// synchronizer judges the gradient.
+//
+// Borrows model, parameters and stream. Writes: the flat gradient and the buffers (batch norm's
+// running statistics). One thread calls it; range callbacks run on that thread.
+class BackpropEngine : public method::GradientEngine {
+ public:
+  BackpropEngine(nn::Model& model, nn::FlatParams& params, data::Stream& stream,
+                 BackpropOptions options);
+  ~BackpropEngine() override;
+  BackpropEngine(const BackpropEngine&) = delete;
+  BackpropEngine& operator=(const BackpropEngine&) = delete;
+
+  method::Contribution accumulate() override;
+  method::Contribution drain() override { return {}; }
+  method::Evaluation evaluate(const data::Batch& batch) override;
+  void on_range_ready(method::RangeCallback callback) override;
+  nn::FlatParams& params() override { return params_; }
+
+  // The stream's place, and this replica's buffers as a local entry: another number of replicas
+  // goes on from the buffers of the model file, their mean.
+  void save(io::StateWriter& writer) const override;
+  void load(io::StateReader& reader) override;
+
+ private:
+  class ReadyHook;
+
+  data::Batch placed(data::Batch batch) const;
+  void backward(const at::Tensor& loss);
+  void install_hooks();
+  void announce(size_t parameter) noexcept;
+
+  nn::Model& model_;
+  nn::FlatParams& params_;
+  data::Stream& stream_;
+  BackpropOptions options_;
+  bool channels_last_;
+
+  method::RangeCallback callback_;
+  bool has_hooks_ = false;
+  std::vector<bool> is_announced_;  // by parameter, in the present backward pass
+  std::exception_ptr callback_error_;
+};
+
+}  // namespace outstep::engine

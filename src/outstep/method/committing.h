@@ -1,0 +1,46 @@
+#pragma once
+
+#include <functional>
+
+#include "outstep/method/engine.h"
+#include "outstep/method/synchronizer.h"
+#include "outstep/optim/norm.h"
+#include "outstep/optim/optimizer.h"
+
+// The parts of a step that synchronizers share: gather a fixed number of micro-batches, judge the
+// summed gradient, apply it.
+
+namespace outstep::method {
+
+// Calls accumulate until `count` micro-batches are in the gradient. before_last, if given, is
+// called before the call that is due to complete it. Throws ConfigError if the engine adds more
+// than it was asked for.
+Contribution accumulate_exactly(GradientEngine& engine, int64_t count,
+                                const std::function<void()>& before_last = {});
+
+// What to do with a gradient that holds an infinity or a NaN.
+enum class OnNonfinite {
+  fail,  // throw, naming the step
+  skip,  // drop it: parameters and optimizer stay as they are, the step counts as done
+};
+OnNonfinite read_on_nonfinite(io::Section& section);  // key on_nonfinite, "fail" or "skip"
+
+struct Judgement {
+  double norm = 0;  // of the mean gradient, before clipping
+  double scale =
+      0;  // what the summed gradient is multiplied by: 1/count, times the clipping factor
+  bool is_skipped = false;
+};
+
+// Judges the sum of `count` micro-batches' gradients by its squared norm; the same on every rank
+// that passes the same numbers. Throws ConfigError (training diverged: it is the recipe that has to
+// change) for a gradient that is not finite, unless told to skip. local: this rank's part, for the
+// error's text.
+Judgement judge(const optim::ExactSum& squared_norm, int64_t count, const StepContext& context,
+                OnNonfinite on_nonfinite, const Contribution& local);
+
+// Applies the summed gradient to state.range of the live parameters, in place.
+void apply(const optim::Optimizer& optimizer, nn::FlatParams& params, optim::State& state,
+           const Judgement& judgement, double lr, const StepContext& context);
+
+}  // namespace outstep::method
