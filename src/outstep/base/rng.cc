@@ -41,25 +41,36 @@ void uniform_block(const RngKey& key, uint64_t block, double* out) {
   for (int i = 0; i < 4; ++i) out[i] = bits[i] * 0x1p-32;
 }
 
-// Writes offset + scale · value(i) at logical position i, block by block.
+// Writes offset + scale · value(i) at logical position i, in chunks, so that a huge tensor needs no
+// copy of itself.
 template <typename BlockFunction>
 void fill(at::Tensor tensor, double offset, double scale, const RngKey& key,
           BlockFunction block_of) {
   check(tensor.is_floating_point(), "random values are for floating-point tensors");
+  constexpr int64_t kChunk = 1 << 20;  // elements, a multiple of the block's four
   at::NoGradGuard no_grad;
-  at::Tensor values = at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kDouble));
-  double* data = values.mutable_data_ptr<double>();
-  const int64_t numel = tensor.numel();
-  parallel_for((numel + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
-    double four[4];
-    for (int64_t block = begin; block < end; ++block) {
-      block_of(key, static_cast<uint64_t>(block), four);
-      for (int64_t i = 4 * block; i < std::min(4 * block + 4, numel); ++i) {
-        data[i] = offset + scale * four[i - 4 * block];
+  const bool is_row_major = tensor.is_contiguous();
+  at::Tensor target =
+      (is_row_major ? tensor
+                    : at::empty(tensor.sizes(),
+                                tensor.options().memory_format(at::MemoryFormat::Contiguous)))
+          .view(-1);
+  at::Tensor chunk = at::empty({std::min(kChunk, target.numel())}, at::kDouble);
+  double* data = chunk.mutable_data_ptr<double>();
+  for (int64_t first = 0; first < target.numel(); first += kChunk) {
+    const int64_t count = std::min(kChunk, target.numel() - first);
+    parallel_for((count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
+      double four[4];
+      for (int64_t block = begin; block < end; ++block) {
+        block_of(key, static_cast<uint64_t>(first / 4 + block), four);
+        for (int64_t i = 4 * block; i < std::min(4 * block + 4, count); ++i) {
+          data[i] = offset + scale * four[i - 4 * block];
+        }
       }
-    }
-  });
-  tensor.copy_(values);
+    });
+    target.narrow(0, first, count).copy_(chunk.narrow(0, 0, count));
+  }
+  if (!is_row_major) tensor.copy_(target.view(tensor.sizes()));
 }
 
 }  // namespace

@@ -1,0 +1,120 @@
+#include "outstep/base/rng.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace outstep {
+namespace {
+
+using Block = std::array<uint32_t, 4>;
+
+// The known-answer vectors of Random123 (Salmon et al., SC 2011).
+TEST(Philox, GivesThePublishedAnswers) {
+  EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}),
+            (Block{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox4x32({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}),
+            (Block{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Block{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(CounterRng, IsAFunctionOfItsKey) {
+  const RngKey key{.seed = 5, .purpose = purpose("a"), .stream = 7};
+  CounterRng a(key), b(key);
+  for (int i = 0; i < 100; ++i) ASSERT_EQ(a.next_u32(), b.next_u32());
+
+  std::set<uint64_t> first;
+  first.insert(CounterRng(key).next_u64());
+  first.insert(CounterRng({.seed = 6, .purpose = key.purpose, .stream = 7}).next_u64());
+  first.insert(CounterRng({.seed = 5, .purpose = purpose("b"), .stream = 7}).next_u64());
+  first.insert(CounterRng({.seed = 5, .purpose = key.purpose, .stream = 8}).next_u64());
+  first.insert(
+      CounterRng({.seed = 5, .purpose = key.purpose, .stream = 7ull + (1ull << 40)}).next_u64());
+  EXPECT_EQ(first.size(), 5u) << "every part of the key must matter";
+}
+
+TEST(CounterRng, BelowIsUniform) {
+  CounterRng rng({.seed = 1});
+  std::array<int, 6> counts{};
+  for (int i = 0; i < 60000; ++i) ++counts[rng.below(6)];
+  for (const int count : counts) EXPECT_NEAR(count, 10000, 5 * 91);  // five standard deviations
+}
+
+TEST(CounterRng, UniformAndNormalHaveTheirMoments) {
+  CounterRng rng({.seed = 2});
+  double sum = 0, squares = 0, normal_sum = 0, normal_squares = 0;
+  constexpr int kCount = 100000;
+  for (int i = 0; i < kCount; ++i) {
+    const double u = rng.uniform();
+    ASSERT_GE(u, 0);
+    ASSERT_LT(u, 1);
+    sum += u;
+    squares += u * u;
+    const double z = rng.normal();
+    normal_sum += z;
+    normal_squares += z * z;
+  }
+  EXPECT_NEAR(sum / kCount, 0.5, 0.005);
+  EXPECT_NEAR(squares / kCount, 1.0 / 3, 0.005);
+  EXPECT_NEAR(normal_sum / kCount, 0, 0.016);
+  EXPECT_NEAR(normal_squares / kCount, 1, 0.023);
+}
+
+TEST(FillNormal, HasItsMomentsAndDependsOnTheKeyOnly) {
+  at::Tensor values = at::empty({1001, 203});
+  fill_normal(values, 3, 0.5, {.seed = 9});
+  EXPECT_NEAR(values.mean().item<double>(), 3, 0.006);
+  EXPECT_NEAR(values.std().item<double>(), 0.5, 0.004);
+
+  at::Tensor other_strides = at::empty({203, 1001}).t();
+  fill_normal(other_strides, 3, 0.5, {.seed = 9});
+  EXPECT_TRUE(at::equal(values, other_strides));
+
+  const int num_threads = at::get_num_threads();
+  at::set_num_threads(1);
+  at::Tensor serial = at::empty({1001, 203});
+  fill_normal(serial, 3, 0.5, {.seed = 9});
+  at::set_num_threads(num_threads);
+  EXPECT_TRUE(at::equal(values, serial));
+
+  fill_normal(serial, 3, 0.5, {.seed = 10});
+  EXPECT_FALSE(at::equal(values, serial));
+}
+
+TEST(FillUniform, StaysWithinItsBounds) {
+  at::Tensor values = at::empty({100000});
+  fill_uniform(values, -2, 6, {.seed = 3});
+  EXPECT_GE(values.min().item<double>(), -2);
+  EXPECT_LE(values.max().item<double>(), 6);
+  EXPECT_NEAR(values.mean().item<double>(), 2, 0.04);
+}
+
+class PermutationOf : public testing::TestWithParam<uint64_t> {};
+
+TEST_P(PermutationOf, VisitsEveryElementOnce) {
+  const Permutation permutation(GetParam(), {.seed = 1, .purpose = purpose("test")});
+  std::vector<bool> seen(GetParam());
+  for (uint64_t i = 0; i < GetParam(); ++i) {
+    const uint64_t image = permutation[i];
+    ASSERT_LT(image, GetParam());
+    ASSERT_FALSE(seen[image]) << image << " comes twice";
+    seen[image] = true;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, PermutationOf, testing::Values(1, 2, 3, 7, 1000, 65536, 65537));
+
+TEST(Permutation, ShufflesAndDiffersByKey) {
+  const Permutation a(1000, {.seed = 1}), b(1000, {.seed = 2});
+  int fixed = 0, common = 0;
+  for (uint64_t i = 0; i < 1000; ++i) {
+    fixed += a[i] == i;
+    common += a[i] == b[i];
+  }
+  EXPECT_LT(fixed, 10);
+  EXPECT_LT(common, 10);
+}
+
+}  // namespace
+}  // namespace outstep
