@@ -48,12 +48,17 @@ struct Buffer {
   at::Tensor tensor;
 };
 
+class KeyValueCache;
+
 // What one forward pass is told beside its input. A value: an engine makes one per micro-batch and
 // block list.
 struct ForwardContext {
   bool training = false;
   uint64_t seed = 0;        // of the run
   int64_t micro_batch = 0;  // Batch::index; with seed and operation it keys dropout
+
+  // Of tokens seen earlier, when text is made token by token; null otherwise. Borrowed.
+  KeyValueCache* cache = nullptr;
 
   // The key of a random operation, named by purpose("transformer.h.0.attn.resid_dropout"). It
   // depends on nothing else: a block that is recomputed, or runs on another stage, draws the same

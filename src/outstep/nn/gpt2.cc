@@ -54,13 +54,14 @@ class Embedding : public Gpt2Part {
   }
 
   at::Tensor forward(const at::Tensor& tokens, ForwardContext& context) override {
+    const int64_t begin = context.cache ? context.cache->length() : 0;
     const int64_t length = tokens.size(1);
-    if (length > options_.n_positions) {
-      throw ConfigError("{} tokens are more than model.n_positions = {}", length,
+    if (begin + length > options_.n_positions) {
+      throw ConfigError("{} tokens are more than model.n_positions = {}", begin + length,
                         options_.n_positions);
     }
-    const at::Tensor position = positions_->tensor.narrow(0, 0, length);        // [T, C]
-    const at::Tensor x = at::embedding(tokens_->tensor, tokens).add(position);  // [B, T, C]
+    const at::Tensor positions = positions_->tensor.narrow(0, begin, length);    // [T, C]
+    const at::Tensor x = at::embedding(tokens_->tensor, tokens).add(positions);  // [B, T, C]
     return dropout(x, options_.embd_pdrop, context, kDrop);
   }
 
@@ -77,7 +78,10 @@ class Layer : public Gpt2Part {
  public:
   Layer(const Gpt2Options& options, int64_t index)
       : Gpt2Part(fmt::format("transformer.h.{}", index), options),
-        attention_drop_(purpose(name() + ".attn.attn_dropout")),
+        attention_options_{.num_heads = options.n_head,
+                           .layer = index,
+                           .dropout = options.attn_pdrop,
+                           .operation = purpose(name() + ".attn.attn_dropout")},
         attention_residual_drop_(purpose(name() + ".attn.resid_dropout")),
         mlp_drop_(purpose(name() + ".mlp.dropout")) {
     const int64_t width = options.n_embd;
@@ -107,9 +111,7 @@ class Layer : public Gpt2Part {
 
   at::Tensor attention(const at::Tensor& x, ForwardContext& context) const {
     const at::Tensor qkv = project(x, qkv_);  // [B, T, 3C]
-    const at::Tensor mixed =
-        causal_attention(qkv, options_.n_head,
-                         {.dropout = options_.attn_pdrop, .operation = attention_drop_}, context);
+    const at::Tensor mixed = causal_attention(qkv, attention_options_, context);
     return dropout(project(mixed, attention_out_), options_.resid_pdrop, context,
                    attention_residual_drop_);
   }
@@ -119,7 +121,7 @@ class Layer : public Gpt2Part {
     return dropout(project(hidden, mlp_out_), options_.resid_pdrop, context, mlp_drop_);
   }
 
-  uint32_t attention_drop_;
+  AttentionOptions attention_options_;
   uint32_t attention_residual_drop_;
   uint32_t mlp_drop_;
   Norm norm_1_, norm_2_;

@@ -1,0 +1,99 @@
+#include "outstep/nn/hugging_face.h"
+
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "outstep/base/errors.h"
+#include "outstep/nn/gpt2.h"
+#include "outstep/nn/models.h"
+
+namespace outstep::nn {
+namespace {
+
+using Tensors = std::map<std::string, at::Tensor>;
+
+std::filesystem::path weights_in(const std::filesystem::path& folder) {
+  const auto path = folder / "model.safetensors";
+  if (!std::filesystem::is_directory(folder) || std::filesystem::exists(path)) return path;
+  if (std::filesystem::exists(folder / "model.safetensors.index.json")) {
+    throw DataError(
+        "{}: the model is split over several files; save it as one with save_pretrained(folder, "
+        "max_shard_size=\"100GB\")",
+        folder.string());
+  }
+  if (std::filesystem::exists(folder / "pytorch_model.bin")) {
+    throw DataError(
+        "{}: pytorch_model.bin is a pickle, which is not read; save the model with transformers' "
+        "save_pretrained, which writes model.safetensors",
+        folder.string());
+  }
+  throw DataError("{}: there is no model.safetensors in it", folder.string());
+}
+
+// Masks that older versions of transformers saved as if they were learned.
+bool is_attention_mask(const std::string& name) {
+  static const std::regex mask(R"(^(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)$)");
+  return std::regex_match(name, mask);
+}
+
+Tensors as_gpt2(Tensors tensors, bool is_tied, const std::string& origin) {
+  Tensors renamed;
+  for (auto& [name, tensor] : tensors) {
+    if (is_attention_mask(name)) continue;
+    const bool has_prefix = name.starts_with("transformer.") || name.starts_with("lm_head.");
+    renamed.emplace(has_prefix ? name : "transformer." + name, tensor);
+  }
+  const auto head = renamed.find("lm_head.weight");
+  const auto table = renamed.find("transformer.wte.weight");
+  if (is_tied && head != renamed.end() && table != renamed.end()) {
+    if (!head->second.equal(table->second)) {
+      throw DataError(
+          "{}: lm_head.weight differs from transformer.wte.weight, but this model ties them "
+          "(tie_word_embeddings)",
+          origin);
+    }
+    renamed.erase(head);
+  }
+  return renamed;
+}
+
+Tensors as_resnet(Tensors tensors) {
+  std::erase_if(tensors,
+                [](const auto& entry) { return entry.first.ends_with(".num_batches_tracked"); });
+  return tensors;
+}
+
+}  // namespace
+
+void write_folder(const std::filesystem::path& folder, const Model& model,
+                  const FlatParams& params) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw DataError("{}: cannot make this folder: {}", folder.string(), error.message());
+  io::write_text_atomically(folder / "config.json", model.config().dump(2) + "\n");
+  io::write_safetensors(folder / "model.safetensors", params.named_tensors(), {{"format", "pt"}});
+}
+
+std::unique_ptr<Model> read_model(const std::filesystem::path& folder) {
+  const auto path = folder / "config.json";
+  const auto config =
+      nlohmann::ordered_json::parse(io::read_text(path), nullptr, /*allow_exceptions=*/false);
+  if (config.is_discarded()) throw DataError("{}: not valid JSON", path.string());
+  return make_model(config, path.string());
+}
+
+void load_folder(const std::filesystem::path& path, const Model& model, FlatParams& params) {
+  const bool is_folder = std::filesystem::is_directory(path);
+  const io::Safetensors file(is_folder ? weights_in(path) : path);
+  const std::string origin = file.path().string();
+  Tensors tensors;
+  for (const auto& [name, info] : file.tensors()) tensors.emplace(name, file.tensor(name));
+  if (const auto* gpt2 = dynamic_cast<const Gpt2*>(&model)) {
+    tensors = as_gpt2(std::move(tensors), gpt2->options().tie_word_embeddings, origin);
+  } else if (model.family() == "resnet") {
+    tensors = as_resnet(std::move(tensors));
+  }
+  params.load(tensors, origin);
+}
+
+}  // namespace outstep::nn
