@@ -1,7 +1,9 @@
 #pragma once
 
+#include <exception>
 #include <functional>
 
+#include "outstep/comm/group.h"
 #include "outstep/method/engine.h"
 #include "outstep/method/synchronizer.h"
 #include "outstep/optim/norm.h"
@@ -17,6 +19,35 @@ namespace outstep::method {
 // than it was asked for.
 Contribution accumulate_exactly(GradientEngine& engine, int64_t count,
                                 const std::function<void()>& before_last = {});
+
+// Ends an engine's announcements of ready ranges, however the scope is left.
+class RangeAnnouncements {
+ public:
+  explicit RangeAnnouncements(GradientEngine& engine) : engine_(engine) {}
+  ~RangeAnnouncements() { engine_.on_range_ready(nullptr); }
+  RangeAnnouncements(const RangeAnnouncements&) = delete;
+  RangeAnnouncements& operator=(const RangeAnnouncements&) = delete;
+
+ private:
+  GradientEngine& engine_;
+};
+
+// Aborts the group if the scope is left by an exception: what waits here ends, and the peers, who
+// would wait for this rank until their deadline, learn of it at once.
+class AbortOnError {
+ public:
+  explicit AbortOnError(comm::Group& group)
+      : group_(group), num_exceptions_(std::uncaught_exceptions()) {}
+  ~AbortOnError() {
+    if (std::uncaught_exceptions() > num_exceptions_) group_.abort();
+  }
+  AbortOnError(const AbortOnError&) = delete;
+  AbortOnError& operator=(const AbortOnError&) = delete;
+
+ private:
+  comm::Group& group_;
+  const int num_exceptions_;
+};
 
 // What to do with a gradient that holds an infinity or a NaN.
 enum class OnNonfinite {

@@ -20,7 +20,7 @@ struct StepContext {
 
 // One committed update, as this rank saw it.
 struct StepReport {
-  Contribution local;               // this rank's micro-batches in the update
+  Contribution local = {};          // this rank's micro-batches in the update
   int64_t micro_batches_total = 0;  // of all replicas in the update
   double grad_norm = 0;             // of the mean gradient, before clipping
   double lr = 0;

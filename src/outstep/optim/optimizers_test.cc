@@ -51,7 +51,7 @@ TEST(Optimizers, HaveTheirOwnUsualLearningRate) {
 TEST(Optimizers, RefuseWhatMakesNoSense) {
   EXPECT_THAT(complaint("name = 'adam'"), HasSubstr("adamw"));
   EXPECT_THAT(complaint("betas = [0.9]"),
-              HasSubstr("my.toml:2:9: betas has 1 numbers, must have 2"));
+              HasSubstr("my.toml:2:1: betas has 1 numbers, must have 2"));
   EXPECT_THAT(complaint("betas = [0.9, 1.0]"), HasSubstr("must be below 1"));
   EXPECT_THAT(complaint("name = 'sgd'\nmomentum = 1.0"), HasSubstr("must be below 1"));
   EXPECT_THAT(complaint("name = 'sgd'\nmomentum = 0\nnesterov = true"),

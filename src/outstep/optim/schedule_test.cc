@@ -66,7 +66,7 @@ TEST(Schedule, StableThenLinearDecay) {
 
 TEST(Schedule, RefusesAWarmUpThatFillsTheRun) {
   EXPECT_THAT(complaint("warmup_steps = 100"),
-              HasSubstr("my.toml:2:16: a warm-up of 100 steps fills the whole run of 100 steps"));
+              HasSubstr("my.toml:2:1: a warm-up of 100 steps fills the whole run of 100 steps"));
 }
 
 TEST(Schedule, RefusesMilestonesThatMakeNoSense) {

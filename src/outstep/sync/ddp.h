@@ -48,8 +48,10 @@ class Ddp : public method::Synchronizer {
   const std::vector<optim::Range>& buckets() const { return progress_.buckets(); }
 
  private:
-  void launch_complete(const method::StepContext& context);
-  void reduce(const optim::Range& bucket, const method::StepContext& context);
+  method::Contribution accumulate_and_reduce(method::GradientEngine& engine,
+                                             const method::StepContext& context);
+  void launch_complete(int64_t step, trace::Tracer* tracer);
+  void reduce(const optim::Range& bucket, int64_t step, trace::Tracer* tracer);
 
   Parts parts_;
   DdpOptions options_;
