@@ -29,4 +29,21 @@ CommError Complaint::error(std::string_view event, Clock::time_point waiting_sin
                    describe_deadline(deadline()));
 }
 
+bool Departure::set(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  if (reason_) return false;
+  reason_ = reason;
+  return true;
+}
+
+std::optional<std::string> Departure::reason() const {
+  const std::lock_guard lock(mutex_);
+  return reason_;
+}
+
+void Departure::throw_if_set(const std::string& self) const {
+  if (const auto why = reason())
+    throw CommError("this group is of no use any more: {} {}", self, *why);
+}
+
 }  // namespace outstep::comm

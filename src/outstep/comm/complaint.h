@@ -1,6 +1,8 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +28,21 @@ struct Complaint {
   // waiting_since.
   CommError error(std::string_view event, Clock::time_point waiting_since) const;
   std::chrono::milliseconds deadline() const { return *options.deadline; }
+};
+
+// Why a rank takes no part in its group any more; shared by the group and its transfers. Thread
+// safe.
+class Departure {
+ public:
+  // The first reason counts ("aborted the group"); returns whether this was it.
+  bool set(const std::string& reason);
+  std::optional<std::string> reason() const;
+  // Throws what every later call on the group throws; self: this rank's name.
+  void throw_if_set(const std::string& self) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::optional<std::string> reason_;  // guarded by mutex_
 };
 
 // `all_gather, tag 9 ("gradients, step 118")`

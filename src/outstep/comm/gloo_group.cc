@@ -1,0 +1,226 @@
+#include "outstep/comm/gloo_group.h"
+
+#include <fmt/format.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include "outstep/comm/complaint.h"
+#include "outstep/comm/waiters.h"
+
+namespace outstep::comm {
+namespace {
+
+using c10d::ProcessGroupGloo;
+using Names = std::shared_ptr<const std::vector<std::string>>;
+
+constexpr int kTripwireTag = 0x7fffffff;      // above all others
+constexpr std::chrono::milliseconds kNow{1};  // c10d's shortest time-out; 0 means none
+
+// What Gloo's words for a failure say about the peer.
+std::string event_of(const std::string& text) {
+  const auto says = [&](const char* words) { return text.find(words) != std::string::npos; };
+  if (says("Timed out")) return "did not answer";
+  if (says("closed by peer") || says("reset by peer") || says("Broken pipe"))
+    return "closed its connection";
+  const size_t place_end = text.starts_with("[") ? text.find("] ") : std::string::npos;
+  const size_t begin = place_end == std::string::npos ? 0 : place_end + 2;
+  return fmt::format("failed ({})", text.substr(begin, text.find('\n', begin) - begin));
+}
+
+}  // namespace
+
+struct GlooDevice::Handle {
+  std::shared_ptr<::gloo::transport::Device> device;
+};
+
+// What the group and its transfers share; transfers may outlive the group.
+struct GlooCore {
+  c10::intrusive_ptr<ProcessGroupGloo> backend;  // guarded by mutex
+  c10::intrusive_ptr<c10d::Work> tripwire;       // guarded by mutex
+  std::vector<at::Tensor> tripwire_target;
+  std::mutex mutex;
+  Names names;
+  int rank = 0;
+  Departure departure;
+  std::atomic<int> num_transfers{0};  // alive
+
+  const std::string& self() const { return (*names)[static_cast<size_t>(rank)]; }
+
+  // Ends every wait on the group, here and at the peers.
+  void close(const std::string& reason) {
+    if (!departure.set(reason)) return;
+    c10::intrusive_ptr<c10d::Work> wire;
+    {
+      const std::lock_guard lock(mutex);
+      wire = std::move(tripwire);
+    }
+    if (!wire) return;
+    try {
+      wire->wait(kNow);
+    } catch (const std::exception&) {
+      // That it times out is what closes the connections.
+    }
+  }
+};
+
+namespace {
+
+class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<GlooTransfer> {
+ public:
+  GlooTransfer(std::shared_ptr<GlooCore> core, std::weak_ptr<Waiters> waiters,
+               c10::intrusive_ptr<c10d::Work> work, Complaint complaint, std::string post_failure)
+      : core_(std::move(core)),
+        waiters_(std::move(waiters)),
+        work_(std::move(work)),
+        complaint_(std::move(complaint)),
+        post_failure_(std::move(post_failure)) {
+    ++core_->num_transfers;
+  }
+  ~GlooTransfer() override { --core_->num_transfers; }
+
+  void wait() override {
+    if (claim()) {
+      finish();
+    } else {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return is_over_; });  // whoever waits in our place has the deadline
+    }
+    if (error_) std::rethrow_exception(error_);
+  }
+
+  bool is_done() override {
+    if (claim()) {
+      // Gloo has no test of a single transfer, so a thread waits for it. Without threads the group
+      // is gone, and no wait takes long.
+      if (const auto waiters = waiters_.lock()) {
+        waiters->run([self = shared_from_this()] { self->finish(); });
+      } else {
+        finish();
+      }
+    }
+    const std::lock_guard lock(mutex_);
+    return is_over_;
+  }
+
+ private:
+  // True for the one caller who is to call finish().
+  bool claim() {
+    const std::lock_guard lock(mutex_);
+    return !std::exchange(is_claimed_, true);
+  }
+
+  void finish() {
+    const auto begun = Clock::now();
+    std::exception_ptr error;
+    try {
+      if (!post_failure_.empty()) throw std::runtime_error(post_failure_);
+      work_->wait(std::max(complaint_.deadline(), kNow));
+    } catch (const std::exception& failure) {
+      error = explain(failure.what(), begun);
+    }
+    work_.reset();  // releases the tensor
+    const std::lock_guard lock(mutex_);
+    error_ = error;
+    is_over_ = true;
+    changed_.notify_all();
+  }
+
+  std::exception_ptr explain(const std::string& text, Clock::time_point begun) {
+    const auto departure = core_->departure.reason();
+    const CommError error = complaint_.error(
+        departure ? "had not answered when this rank " + *departure : event_of(text), begun);
+    core_->close(fmt::format("gave up ({})", error.what()));
+    return std::make_exception_ptr(error);
+  }
+
+  const std::shared_ptr<GlooCore> core_;
+  const std::weak_ptr<Waiters> waiters_;
+  c10::intrusive_ptr<c10d::Work> work_;  // null where posting failed already
+  const Complaint complaint_;
+  const std::string post_failure_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_claimed_ = false;   // guarded by mutex_
+  bool is_over_ = false;      // guarded by mutex_
+  std::exception_ptr error_;  // guarded by mutex_, not written any more when is_over_
+};
+
+}  // namespace
+
+GlooDevice::GlooDevice(const std::string& address) : handle_(std::make_shared<Handle>()) {
+  try {
+    handle_->device = ProcessGroupGloo::createDeviceForHostname(address);
+  } catch (const std::exception& error) {
+    throw CommError("cannot listen at {} ({}); name another network interface in comm.interface",
+                    address, event_of(error.what()));
+  }
+}
+
+GlooGroup::GlooGroup(Rendezvous& rendezvous, const GlooDevice& device, GlooPlace place)
+    : Group(place.name, place.rank, static_cast<int>(place.ranks.size()), place.deadline),
+      core_(std::make_shared<GlooCore>()),
+      waiters_(std::make_shared<Waiters>()) {
+  core_->rank = place.rank;
+  core_->names = std::make_shared<const std::vector<std::string>>(std::move(place.names));
+  if (size() == 1) return;  // nobody to connect to
+  const std::string purpose = fmt::format("connect the group \"{}\"", place.name);
+  rendezvous.meet(place.key, place.ranks, purpose);
+  rendezvous.with_store("gloo/" + place.key, purpose,
+                        [core = core_, handle = device.handle_, rank = rank(), size = size(),
+                         deadline = place.deadline](c10d::Store& store) {
+                          auto options = ProcessGroupGloo::Options::create(deadline);
+                          options->devices = {handle->device};
+                          options->threads = 1;  // for c10d's own collectives, which are not used
+                          core->backend = c10::make_intrusive<ProcessGroupGloo>(
+                              c10::intrusive_ptr<c10d::Store>::reclaim_copy(&store), rank, size,
+                              options);
+                        });
+  core_->tripwire_target = {at::empty({1}, at::kByte)};
+  core_->tripwire =
+      core_->backend->recv(core_->tripwire_target, (rank() + 1) % size(), kTripwireTag);
+}
+
+GlooGroup::~GlooGroup() {
+  if (core_->num_transfers > 0) core_->close("left the group");
+  waiters_.reset();
+  const std::lock_guard lock(core_->mutex);
+  core_->tripwire.reset();
+  core_->backend.reset();
+}
+
+void GlooGroup::abort() noexcept { core_->close("aborted the group"); }
+
+std::string GlooGroup::describe(int peer) const {
+  return (*core_->names)[static_cast<size_t>(peer)];
+}
+
+Work GlooGroup::do_send(const at::Tensor& tensor, int peer, const CallOptions& options) {
+  return post(tensor, peer, /*is_send=*/true, options);
+}
+
+Work GlooGroup::do_recv(at::Tensor tensor, int peer, const CallOptions& options) {
+  return post(std::move(tensor), peer, /*is_send=*/false, options);
+}
+
+Work GlooGroup::post(at::Tensor tensor, int peer, bool is_send, const CallOptions& options) {
+  core_->departure.throw_if_set(core_->self());
+  std::vector<at::Tensor> tensors = {std::move(tensor)};
+  c10::intrusive_ptr<c10d::Work> work;
+  std::string failure;
+  try {
+    const auto tag = static_cast<int>(options.tag);
+    const std::lock_guard lock(core_->mutex);  // c10d counts its calls without one
+    work = is_send ? core_->backend->send(tensors, peer, tag)
+                   : core_->backend->recv(tensors, peer, tag);
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  return Work(std::make_shared<GlooTransfer>(
+      core_, waiters_, std::move(work),
+      Complaint{.names = core_->names, .peer = peer, .options = options}, std::move(failure)));
+}
+
+}  // namespace outstep::comm

@@ -1,0 +1,40 @@
+#include "outstep/comm/waiters.h"
+
+#include "outstep/base/threads.h"
+
+namespace outstep::comm {
+
+Waiters::~Waiters() {
+  {
+    const std::lock_guard lock(mutex_);
+    is_closing_ = true;
+    changed_.notify_all();
+  }
+  threads_.clear();
+}
+
+void Waiters::run(std::function<void()> job) {
+  const std::lock_guard lock(mutex_);
+  jobs_.push_back(std::move(job));
+  if (jobs_.size() > num_idle_) threads_.emplace_back([this] { work(); });
+  changed_.notify_one();
+}
+
+void Waiters::work() {
+  name_this_thread("comm wait");
+  std::unique_lock lock(mutex_);
+  while (true) {
+    ++num_idle_;
+    changed_.wait(lock, [&] { return is_closing_ || !jobs_.empty(); });
+    --num_idle_;
+    if (jobs_.empty()) return;
+    std::function<void()> job = std::move(jobs_.front());
+    jobs_.pop_front();
+    lock.unlock();
+    job();
+    job = nullptr;
+    lock.lock();
+  }
+}
+
+}  // namespace outstep::comm
