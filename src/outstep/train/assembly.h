@@ -25,13 +25,16 @@ struct Places {
   std::filesystem::path cache;         // tokenised text and the like
 };
 
-// Everything one rank trains with, built from a recipe. Members are in order of construction; each may borrow from those
-// above it.
+// Everything one rank trains with, built from a recipe. Members are in order of construction; each
+// may borrow from those above it.
 struct Assembly {
+  comm::Mesh mesh;
   comm::Mesh::Place place;
+  at::Device device = at::kCPU;
+  int64_t threads = 1;                         // compute threads of this rank
   std::unique_ptr<comm::Group> world_group;    // all ranks: stopping, identity checks
-  std::unique_ptr<comm::Group> replica_group;  // the sync's; its collectives run on the sync's thread
-  std::unique_ptr<comm::Group> control_group;  // along replica: evaluation, checkpoints, step statistics
+  std::unique_ptr<comm::Group> replica_group;  // the sync's; its collectives run on its thread
+  std::unique_ptr<comm::Group> control_group;  // along replica: evaluation, step statistics
   data::Datasets data;
   std::unique_ptr<nn::Model> model;
   std::unique_ptr<nn::FlatParams> params;
@@ -42,12 +45,19 @@ struct Assembly {
   std::unique_ptr<method::Synchronizer> sync;
   std::unique_ptr<method::Mixer> mixer;  // null: none
 
+  Assembly();
   ~Assembly();
 };
 
-// Builds this rank's part of the run. Refuses combinations that make no sense, unknown keys, a world that is not the
-// mesh's size, and ranks whose recipe or parameter layout differ: ConfigError with the reason, before any training.
-// tracer may be null; fabric outlives the assembly.
-std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric, trace::Tracer* tracer);
+// Builds this rank's part of the run. Refuses combinations that make no sense, unknown keys, a
+// world that is not the mesh's size, and ranks whose recipe or parameter layout differ: ConfigError
+// with the reason, on every rank, before any training. Sets how many threads the calling thread
+// computes with. tracer may be null; fabric and tracer outlive the assembly.
+std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric,
+                                   trace::Tracer* tracer);
+
+// The parts of assemble, for whoever builds a rank without its peers (plan.cc).
+std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric);
+void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer);
 
 }  // namespace outstep::train

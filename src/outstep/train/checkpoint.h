@@ -11,15 +11,17 @@
 // A checkpoint is a folder:
 //
 //   step-00000400/
-//     model.safetensors  config.json        parameters and (averaged over replicas) buffers, as exported
-//     state-RANK.safetensors                what each rank alone holds: slices by flat index, local entries
+//     model.safetensors  config.json        parameters and (averaged over replicas) buffers, as
+//                                           exported
+//     state-RANK.safetensors                what each rank holds beside them (state_file.h)
 //     recipe.toml                           as resolved
-//     manifest.json                         step, world, every file's size and SHA-256
+//     manifest.json                         step, mesh, every file's size and SHA-256 (manifest.h)
 //     DONE                                  written last: a folder without it does not exist
 //
-// All is written into a temporary folder beside it, fsynced and renamed; a save that fails (a full disk) leaves the
-// earlier checkpoints as they were and throws DataError on every rank. State is kept by flat index, not by rank: another
-// number of replicas can read it (then without local entries).
+// All is written into a temporary folder beside it, fsynced and renamed; a save that fails (a full
+// disk) leaves the earlier checkpoints as they were and throws DataError on every rank. State is
+// kept by flat index, not by rank: another number of replicas can read it (then without local
+// entries). The folder is on a disk that all ranks share.
 
 namespace outstep::train {
 
@@ -30,18 +32,23 @@ struct CheckpointInfo {
   std::optional<double> validation_loss;
 };
 
-// The complete checkpoints in RUN/checkpoints, by step. Folders without DONE are left out.
+// The complete checkpoints in RUN/checkpoints, by step. Folders without DONE are left out. One
+// whose manifest cannot be read is listed without a loss; loading it tells what is wrong.
 std::vector<CheckpointInfo> list_checkpoints(const std::filesystem::path& run_folder);
 
 // Every rank of the world calls it at the same step. Returns the folder.
-std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder, int64_t step, const Recipe& recipe,
-                                      Assembly& assembly, std::optional<double> validation_loss);
+std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder, int64_t step,
+                                      const Recipe& recipe, Assembly& assembly,
+                                      std::optional<double> validation_loss);
 
-// Checks the manifest, then restores parameters, buffers, optimizer, sync, engine, stream and mixer. Returns the step.
-// Throws DataError: incomplete, altered (names the file), of another model (names the tensor).
+// Checks the manifest, then restores parameters, buffers, optimizer, sync, engine, stream and
+// mixer. Every rank of the world calls it. Returns the step. Throws DataError on every rank:
+// incomplete, altered (names the file), of another model (names the tensor). What the assembly
+// holds is undefined then.
 int64_t load_checkpoint(const std::filesystem::path& checkpoint_folder, Assembly& assembly);
 
-// Deletes all but the newest `keep` and, if keep_best, the one with the lowest validation loss.
+// Deletes all but the newest `keep` and, if keep_best, the one with the lowest validation loss;
+// also what a killed run left half-written. One rank calls it, while nobody saves.
 void prune_checkpoints(const std::filesystem::path& run_folder, int64_t keep, bool keep_best);
 
 }  // namespace outstep::train

@@ -9,8 +9,8 @@
 
 namespace outstep::train {
 
-// What a run would need, found without training: parameters counted, one micro-batch run forward and backward to measure
-// activations and time, traffic by the sync's formula.
+// What a run would need, found without training: parameters counted, one micro-batch run forward
+// and backward to measure activations and time, traffic by the sync's formula.
 struct Plan {
   std::string model;
   int64_t num_parameters = 0;
@@ -26,14 +26,16 @@ struct Plan {
   double step_seconds = 0;           // with the overlap this sync can have
 
   int64_t total_bytes() const {
-    return parameter_bytes + gradient_bytes + optimizer_bytes + communication_bytes + activation_bytes;
+    return parameter_bytes + gradient_bytes + optimizer_bytes + communication_bytes +
+           activation_bytes;
   }
   nlohmann::ordered_json to_json() const;
 };
 
 struct PlanOptions {
   std::optional<double> link_bits_per_second;
-  bool measure = true;  // false: leave activations and times at 0 (a model too large for this machine)
+  bool measure =
+      true;  // false: leave activations and times at 0 (a model too large for this machine)
 };
 
 // Builds rank 0 of the recipe's mesh in this process alone.

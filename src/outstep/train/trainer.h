@@ -17,16 +17,16 @@ struct Summary {
   std::filesystem::path run;
   int64_t steps = 0;
   bool finished = false;  // false: stopped by a signal, to be resumed
-  double train_loss = 0;
-  std::optional<double> validation_loss;
-  std::optional<double> accuracy;  // of classes; none for text
-  std::string unit;                // "tokens" or "images"
-  double units_per_second = 0;     // all replicas, over the steady part (the first tenth left out)
-  double train_seconds = 0;        // of this process, evaluation and checkpoints left out
-  double seconds_to_first_step = 0;
-  int64_t peak_memory_bytes = 0;   // of this rank's tensors
-  int64_t bytes_sent = 0;          // by this rank
-  double overlap_fraction = 0;     // share of communication time hidden behind computing
+  double train_loss = 0;  // of the last steps, as the last line of the log has it
+  std::optional<double> validation_loss = std::nullopt;
+  std::optional<double> accuracy = std::nullopt;  // of classes; none for text
+  std::string unit;                               // "tokens", "images" or "samples"
+  double units_per_second = 0;  // all replicas, over the steady part (the first tenth left out)
+  double train_seconds = 0;     // of this process, evaluation and checkpoints left out
+  double seconds_to_first_step = 0;  // from the start of this process
+  int64_t peak_memory_bytes = 0;     // of this rank's tensors, while training
+  int64_t bytes_sent = 0;            // by this rank, for updates
+  double overlap_fraction = 0;       // share of communication time hidden behind computing
 
   nlohmann::ordered_json to_json() const;
 };
@@ -35,8 +35,8 @@ struct Summary {
 struct Progress {
   int64_t step = 0;  // committed updates
   int64_t steps = 0;
-  double loss = 0;  // mean over replicas since the last line
-  std::optional<double> validation_loss;
+  double loss = 0;  // mean over replicas since the last line of the log
+  std::optional<double> validation_loss = std::nullopt;  // of the last evaluation
   double lr = 0;
   double grad_norm = 0;
   double steps_per_second = 0;
@@ -47,18 +47,21 @@ struct Progress {
 
 struct TrainerOptions {
   std::filesystem::path run_folder;
-  bool resume = false;  // from the newest checkpoint in run_folder
+  // Goes on from the newest checkpoint in run_folder, or from the start if there is none yet.
+  bool resume = false;
   const std::atomic<bool>* stop = nullptr;  // set by a signal: finish the step, checkpoint, return
   std::function<void(const Progress&)> on_progress = nullptr;  // rank 0's screen, every step
   trace::Tracer* tracer = nullptr;
 };
 
-// Trains to the recipe's last step and reads in the order things happen: step, mix, statistics, log, evaluate, checkpoint.
-// Every rank calls it. What a step costs beside the method itself is one small message a peer, read one step later: it
-// carries loss sums for the log and the wish to stop, so that all ranks stop at the same step.
+// Trains to the recipe's last step and reads in the order things happen: step, mix, statistics,
+// log, evaluate, checkpoint. Every rank calls it. What a step costs beside the method itself is one
+// small message a peer, read one step later: it carries loss sums for the log and the wish to stop,
+// so that all ranks stop at the same step.
 Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& options);
 
-// Loss (and accuracy) over the validation set, shared among the replicas; the same bits for any number of them.
+// Loss (and accuracy) over the validation set, shared among the replicas; the same bits for any
+// number of them. Every rank calls it. No units if there is no validation set.
 method::Evaluation evaluate(const Recipe& recipe, Assembly& assembly);
 
 }  // namespace outstep::train

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "outstep/comm/group.h"
+
+// Doing things on all ranks so that they fail on all ranks: nobody is left waiting for a rank that
+// met a full disk or a missing file.
+//
+//   together(world, [&] { write_state(folder); });
+//
+// Every rank of the group calls these in the same order. They wait longer than the group's
+// deadline, because what ranks do between two messages here is reading and writing files.
+
+namespace outstep::train {
+
+// Runs work on this rank, then agrees: if it failed on any rank, every rank throws the error of the
+// lowest one that failed, of the same kind (ConfigError, DataError). A CommError in work is thrown
+// at once: then there is nobody to agree with.
+void together(comm::Group& group, const std::function<void()>& work);
+
+// Every rank gets root's text.
+std::string broadcast_text(comm::Group& group, const std::string& text, int root = 0);
+
+// The value of every rank, in rank order: [size] int64, the same on every rank.
+at::Tensor gather_values(comm::Group& group, int64_t value);
+
+}  // namespace outstep::train

@@ -1,0 +1,209 @@
+#include "outstep/train/assembly.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <span>
+#include <sstream>
+
+#include "outstep/base/errors.h"
+#include "outstep/base/hash.h"
+#include "outstep/base/version.h"
+#include "outstep/comm/agreement.h"
+#include "outstep/nn/models.h"
+#include "outstep/optim/optimizers.h"
+#include "outstep/train/agree.h"
+#include "outstep/train/tables.h"
+
+namespace outstep::train {
+namespace {
+
+uint64_t hash_text(const std::string& text) {
+  return hash64(std::as_bytes(std::span(text.data(), text.size())));
+}
+
+void require_supported(const comm::Mesh& mesh) {
+  if (mesh.members > 1) {
+    throw ConfigError(
+        "mesh.members = {}: a population needs an ensemble method, and there is none yet; use "
+        "mesh.members = 1",
+        mesh.members);
+  }
+  if (mesh.stages > 1) {
+    throw ConfigError(
+        "mesh.stages = {}: no engine cuts a model into stages yet; use mesh.stages = 1",
+        mesh.stages);
+  }
+}
+
+void require_world(const comm::Mesh& mesh, const comm::World& world) {
+  if (mesh.size() == world.world_size) return;
+  throw ConfigError(
+      "the recipe's mesh is {} = {} {}, but this world ({}) has {}; start as many, or set "
+      "--mesh.replicas={}",
+      mesh.describe(), mesh.size(), mesh.size() == 1 ? "rank" : "ranks", world.source,
+      world.world_size, world.world_size);
+}
+
+at::Device choose_device(const std::string& name) {
+  if (name == "cpu") return at::kCPU;
+  if (!at::hasCUDA()) {
+    throw ConfigError(
+        "train.device = \"cuda\": LibTorch {} finds no GPU here; use \"cpu\", or name a LibTorch "
+        "built with CUDA by OUTSTEP_TORCH and build again",
+        build_info().torch_version);
+  }
+  return at::kCUDA;
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+int64_t num_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
+  return std::max(CPU_COUNT(&cores), 1);
+}
+
+// The recipe's, else this machine's cores shared by the ranks on it.
+int64_t choose_threads(int64_t wanted, comm::Group& world) {
+  if (wanted > 0) return wanted;
+  const auto host = static_cast<int64_t>(hash_text(host_name()));
+  const int64_t num_ranks = (gather_values(world, host) == host).sum().item<int64_t>();
+  return std::max<int64_t>(num_cores() / num_ranks, 1);
+}
+
+// The key and value of each line, without the comment that tells its origin.
+std::vector<std::string> values_of(const std::string& resolved) {
+  std::vector<std::string> values;
+  std::istringstream lines(resolved);
+  for (std::string line; std::getline(lines, line);) {
+    values.push_back(line.substr(0, line.rfind("  # ")));
+  }
+  return values;
+}
+
+// Compares line by line with what rank 0 has.
+void require_same(const std::string& mine, const char* what, comm::Group& world) {
+  const std::string first = broadcast_text(world, mine);
+  together(world, [&] {
+    const auto ours = values_of(mine);
+    const auto theirs = values_of(first);
+    if (ours == theirs) return;
+    const auto [our, their] = std::ranges::mismatch(ours, theirs);
+    throw ConfigError(
+        "rank {} has {} than rank 0: \"{}\" where rank 0 has \"{}\"; start all ranks with the same "
+        "recipe and overrides",
+        world.rank(), what, our == ours.end() ? "" : *our, their == theirs.end() ? "" : *their);
+  });
+}
+
+std::string layout_of(const nn::FlatParams& params) {
+  std::string layout;
+  for (const auto* entries : {&params.entries(), &params.buffer_entries()}) {
+    for (const auto& entry : *entries) {
+      layout += fmt::format("{} {} [{}]\n", entry.name, entry.offset, fmt::join(entry.shape, ", "));
+    }
+  }
+  return layout;
+}
+
+std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOptions& data,
+                                          const Assembly& assembly, trace::Tracer* tracer) {
+  data::StreamOptions options;
+  options.micro_batch =
+      recipe.settings.section("engine").integer("micro_batch", options.micro_batch, {.min = 1});
+  options.replica = assembly.place.replica;
+  options.num_replicas = assembly.mesh.replicas;
+  options.seed = recipe.train.seed;
+  options.shuffle = data.shuffle;
+  options.augment = data.augment;
+  options.prefetch = static_cast<int>(data.prefetch);
+  options.tracer = tracer;
+  return std::make_unique<data::Stream>(assembly.data.train, options);
+}
+
+data::DataOptions read_data(Recipe& recipe) {
+  io::Section model = recipe.settings.section("model");
+  const int64_t n_positions =
+      model.has("n_positions") ? model.integer("n_positions", 0, {.min = 1}) : 0;
+  return data::read_data_options(recipe.settings.section("data"), n_positions);
+}
+
+nn::ModelFacts facts_of(const data::Datasets& data, const std::string& name) {
+  nn::ModelFacts facts{.source = fmt::format("data \"{}\"", name),
+                       .vocab_size = data.vocab_size,
+                       .num_classes = data.num_classes};
+  if (data.vocab_size > 0) {
+    facts.context = data.input_shape.empty() ? 0 : data.input_shape.front();
+  } else {
+    facts.input_shape = data.input_shape;
+  }
+  return facts;
+}
+
+}  // namespace
+
+Assembly::Assembly() = default;
+Assembly::~Assembly() = default;
+
+std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric) {
+  const comm::Mesh& mesh = recipe.mesh;
+  const int rank = fabric.world().rank;
+  require_supported(mesh);
+  require_world(mesh, fabric.world());
+  auto assembly = std::make_unique<Assembly>();
+  assembly->mesh = mesh;
+  assembly->place = mesh.place_of(rank);
+  std::vector<int> everyone(static_cast<size_t>(mesh.size()));
+  std::iota(everyone.begin(), everyone.end(), 0);
+  assembly->world_group = fabric.new_group("world", everyone);
+  require_same(mesh.describe(), "another mesh", *assembly->world_group);
+  assembly->replica_group = fabric.new_group("replica", mesh.replica_peers(rank));
+  assembly->control_group = fabric.new_group("control", mesh.replica_peers(rank));
+  return assembly;
+}
+
+void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer) {
+  io::Settings& settings = recipe.settings;
+  assembly.device = choose_device(recipe.train.device);
+  const data::DataOptions data_options = read_data(recipe);
+  assembly.data = data::open_datasets(
+      data_options,
+      {.data_root = places.data_root, .shipped = places.shipped_data, .cache = places.cache});
+  assembly.model =
+      nn::make_model(settings.section("model"), facts_of(assembly.data, data_options.name));
+  assembly.params =
+      std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, assembly.device);
+  assembly.stream = make_stream(recipe, data_options, assembly, tracer);
+  assembly.engine = make_engine(recipe, assembly, tracer);
+  assembly.optimizer = make_optimizer(recipe, assembly);
+  io::Section optimizer = settings.section("optimizer");
+  assembly.schedule = optim::read_schedule(settings.section("schedule"), optim::read_lr(optimizer),
+                                           recipe.train.steps);
+  assembly.sync = make_synchronizer(recipe, assembly);
+  assembly.mixer = make_mixer(recipe, assembly);
+  settings.require_all_used();
+}
+
+std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric,
+                                   trace::Tracer* tracer) {
+  auto assembly = make_groups(recipe, fabric);
+  comm::Group& world = *assembly->world_group;
+  assembly->threads = choose_threads(recipe.train.threads, world);
+  at::set_num_threads(static_cast<int>(assembly->threads));
+  together(world, [&] { build(recipe, places, *assembly, tracer); });
+  require_same(recipe.settings.resolved(), "another recipe", world);
+  comm::require_agreement(world, "parameters", hash_text(layout_of(*assembly->params)));
+  return assembly;
+}
+
+}  // namespace outstep::train

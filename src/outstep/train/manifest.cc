@@ -1,0 +1,112 @@
+#include "outstep/train/manifest.h"
+
+#include <nlohmann/json.hpp>
+
+#include "outstep/base/errors.h"
+#include "outstep/base/hash.h"
+#include "outstep/base/text.h"
+#include "outstep/base/version.h"
+#include "outstep/io/files.h"
+
+namespace outstep::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kFormat = "outstep checkpoint";
+constexpr int64_t kVersion = 1;
+
+// A file's name must not lead out of the folder.
+bool is_plain_name(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos;
+}
+
+Manifest parse(const Json& json) {
+  if (json.at("format").get<std::string>() != kFormat) throw DataError("not of a checkpoint");
+  const auto version = json.at("version").get<int64_t>();
+  if (version != kVersion) {
+    throw DataError("of version {}, this program reads version {}", version, kVersion);
+  }
+  Manifest manifest;
+  manifest.step = json.at("step").get<int64_t>();
+  const Json& mesh = json.at("mesh");
+  manifest.mesh = {.members = mesh.at("members").get<int>(),
+                   .replicas = mesh.at("replicas").get<int>(),
+                   .stages = mesh.at("stages").get<int>()};
+  if (manifest.step < 0 || manifest.mesh.members < 1 || manifest.mesh.replicas < 1 ||
+      manifest.mesh.stages < 1) {
+    throw DataError("its step or mesh cannot be");
+  }
+  if (const Json& loss = json.at("validation_loss"); !loss.is_null()) {
+    manifest.validation_loss = loss.get<double>();
+  }
+  for (const Json& file : json.at("files")) {
+    manifest.files.push_back({.name = file.at("name").get<std::string>(),
+                              .num_bytes = file.at("bytes").get<int64_t>(),
+                              .sha256 = file.at("sha256").get<std::string>()});
+    if (!is_plain_name(manifest.files.back().name)) {
+      throw DataError("\"{}\" is not the name of a file in it", manifest.files.back().name);
+    }
+  }
+  return manifest;
+}
+
+}  // namespace
+
+Manifest Manifest::read(const fs::path& folder) {
+  const fs::path path = folder / "manifest.json";
+  const std::string text = io::read_text(path);
+  try {
+    return parse(Json::parse(text));
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError("{}: not a manifest: {}", path.string(), error.what());
+  } catch (const DataError& error) {
+    throw DataError("{}: not a manifest: {}", path.string(), error.what());
+  }
+}
+
+void Manifest::write(const fs::path& folder) const {
+  Json json;
+  json["format"] = kFormat;
+  json["version"] = kVersion;
+  json["step"] = step;
+  json["mesh"] = {{"members", mesh.members}, {"replicas", mesh.replicas}, {"stages", mesh.stages}};
+  json["validation_loss"] = validation_loss ? Json(*validation_loss) : Json();
+  json["outstep"] = build_info().version;
+  json["commit"] = build_info().commit;
+  json["torch"] = build_info().torch_version;
+  json["files"] = Json::array();
+  for (const File& file : files) {
+    json["files"].push_back(
+        {{"name", file.name}, {"bytes", file.num_bytes}, {"sha256", file.sha256}});
+  }
+  io::write_text_atomically(folder / "manifest.json", json.dump(2) + "\n");
+}
+
+void Manifest::verify(const fs::path& folder, size_t first, size_t stride) const {
+  for (size_t i = first; i < files.size(); i += stride) {
+    const fs::path path = folder / files[i].name;
+    std::error_code error;
+    const auto size = static_cast<int64_t>(fs::file_size(path, error));
+    if (error) throw DataError("{}: {}", path.string(), error.message());
+    if (size != files[i].num_bytes) {
+      throw DataError("{}: {} bytes, the manifest says {}: the file was cut off or replaced",
+                      path.string(), with_commas(size), with_commas(files[i].num_bytes));
+    }
+    if (sha256_of_file(path) != files[i].sha256) {
+      throw DataError("{}: its SHA-256 is not the manifest's: the file was altered", path.string());
+    }
+  }
+}
+
+Manifest::File describe_file(const fs::path& path) {
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  if (error) throw DataError("{}: {}", path.string(), error.message());
+  return {.name = path.filename().string(),
+          .num_bytes = static_cast<int64_t>(size),
+          .sha256 = sha256_of_file(path)};
+}
+
+}  // namespace outstep::train

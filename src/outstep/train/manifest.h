@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "outstep/comm/mesh.h"
+
+namespace outstep::train {
+
+// manifest.json of a checkpoint: what was saved by whom, and every file's size and SHA-256, by
+// which a file that was altered or cut off is known before anything of it is used.
+struct Manifest {
+  struct File {
+    std::string name;
+    int64_t num_bytes = 0;
+    std::string sha256;
+  };
+
+  int64_t step = 0;
+  comm::Mesh mesh;  // of the world that saved
+  std::optional<double> validation_loss;
+  std::vector<File> files;
+
+  // Throws DataError: missing, or not a manifest (says what is wrong with it).
+  static Manifest read(const std::filesystem::path& folder);
+  void write(const std::filesystem::path& folder) const;
+
+  // Hashes the files at first, first + stride, … and throws DataError for the first one that is
+  // missing, of another size or altered.
+  void verify(const std::filesystem::path& folder, size_t first = 0, size_t stride = 1) const;
+};
+
+// Of a file as it lies on disk.
+Manifest::File describe_file(const std::filesystem::path& path);
+
+}  // namespace outstep::train

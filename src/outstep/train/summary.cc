@@ -1,0 +1,25 @@
+#include <nlohmann/json.hpp>
+
+#include "outstep/train/tally.h"
+#include "outstep/train/trainer.h"
+
+namespace outstep::train {
+
+nlohmann::ordered_json Summary::to_json() const {
+  nlohmann::ordered_json json;
+  json["run"] = run.string();
+  json["steps"] = steps;
+  json["finished"] = finished;
+  json["train_loss"] = train_loss;
+  if (validation_loss) json["validation_loss"] = *validation_loss;
+  if (accuracy) json["accuracy"] = *accuracy;
+  json[rate_key(unit)] = units_per_second;
+  json["train_seconds"] = train_seconds;
+  json["seconds_to_first_step"] = seconds_to_first_step;
+  json["peak_memory_bytes"] = peak_memory_bytes;
+  json["bytes_sent"] = bytes_sent;
+  json["overlap_fraction"] = overlap_fraction;
+  return json;
+}
+
+}  // namespace outstep::train

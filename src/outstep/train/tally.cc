@@ -1,0 +1,97 @@
+#include "outstep/train/tally.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "outstep/base/errors.h"
+#include "outstep/base/memory.h"
+
+namespace outstep::train {
+namespace {
+
+double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+}  // namespace
+
+StepTotals StepTotals::of(const StepRecord& record) {
+  return {.contribution = record.report.local, .num_stop_wishes = record.wants_to_stop ? 1 : 0};
+}
+
+std::vector<double> StepTotals::to_values() const {
+  const method::Contribution& c = contribution;
+  return {static_cast<double>(c.micro_batches), static_cast<double>(c.samples),
+          static_cast<double>(c.units),         c.loss_sum,
+          static_cast<double>(c.num_losses),    c.staleness_sum,
+          static_cast<double>(c.staleness_max), static_cast<double>(num_stop_wishes)};
+}
+
+StepTotals StepTotals::from_values(std::span<const double> values) {
+  check(std::ssize(values) == kNumValues, "a step's totals are as many values as were sent");
+  const auto count = [&](size_t i) { return static_cast<int64_t>(values[i]); };
+  return {.contribution = {.micro_batches = count(0),
+                           .samples = count(1),
+                           .units = count(2),
+                           .loss_sum = values[3],
+                           .num_losses = count(4),
+                           .staleness_sum = values[5],
+                           .staleness_max = count(6)},
+          .num_stop_wishes = count(7)};
+}
+
+StepTotals& StepTotals::operator+=(const StepTotals& other) {
+  contribution += other.contribution;
+  num_stop_wishes += other.num_stop_wishes;
+  return *this;
+}
+
+void Tally::add(const StepRecord& record, const StepTotals& totals) {
+  const method::StepReport& report = record.report;
+  ++num_steps_;
+  num_skipped_ += report.is_skipped ? 1 : 0;
+  seconds_ += record.seconds;
+  all_ += totals.contribution;
+  bytes_sent_ += report.bytes_sent + record.mix.bytes_sent;
+  communication_seconds_ += report.communication_seconds;
+  exposed_seconds_ += report.exposed_seconds;
+  last_lr_ = report.lr;
+  last_grad_norm_ = report.grad_norm;
+}
+
+double Tally::loss() const { return ratio(all_.loss_sum, static_cast<double>(all_.num_losses)); }
+
+double Tally::overlap_fraction() const {
+  if (communication_seconds_ <= 0) return 0;
+  return std::clamp(1 - exposed_seconds_ / communication_seconds_, 0.0, 1.0);
+}
+
+double Tally::steps_per_second() const { return ratio(static_cast<double>(num_steps_), seconds_); }
+double Tally::units_per_second() const { return ratio(static_cast<double>(all_.units), seconds_); }
+
+std::string rate_key(const std::string& unit) {
+  return unit == "tokens" ? "tokens_per_second" : "samples_per_second";
+}
+
+nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
+  nlohmann::ordered_json line;
+  line["loss"] = loss();
+  line["lr"] = last_lr_;
+  line["grad_norm"] = last_grad_norm_;
+  line["steps"] = num_steps_;
+  line["skipped_steps"] = num_skipped_;
+  line["micro_batches"] = all_.micro_batches;
+  line["samples"] = all_.samples;
+  line["step_seconds"] = ratio(seconds_, static_cast<double>(num_steps_));
+  line[rate_key(unit)] = units_per_second();
+  line["staleness/mean"] = ratio(all_.staleness_sum, static_cast<double>(all_.micro_batches));
+  line["staleness/max"] = all_.staleness_max;
+  line["bytes_sent"] = bytes_sent_;
+  line["communication_seconds"] = communication_seconds_;
+  line["exposed_seconds"] = exposed_seconds_;
+  line["overlap_fraction"] = overlap_fraction();
+  line["memory/live_bytes"] = memory::live_bytes();
+  line["memory/peak_bytes"] = memory::peak_bytes();
+  line["memory/rss_bytes"] = memory::rss_bytes();
+  return line;
+}
+
+}  // namespace outstep::train

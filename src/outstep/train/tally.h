@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "outstep/method/mixer.h"
+#include "outstep/method/synchronizer.h"
+
+namespace outstep::train {
+
+// What one committed step came to on one rank, and what it tells the others about it: a few numbers
+// that add up (but for the maximum) to those of the whole world.
+struct StepRecord {
+  int64_t step = 0;  // committed updates, this one included
+  method::StepReport report;
+  method::MixReport mix;
+  double seconds = 0;
+  bool wants_to_stop = false;
+};
+
+// The part of it that ranks send each other. Sums over replicas.
+struct StepTotals {
+  static constexpr int kNumValues = 8;
+
+  method::Contribution contribution;
+  int64_t num_stop_wishes = 0;
+
+  static StepTotals of(const StepRecord& record);
+  std::vector<double> to_values() const;
+  static StepTotals from_values(std::span<const double> values);
+  StepTotals& operator+=(const StepTotals& other);
+};
+
+// Adds up steps: since the last line of the log, over the steady part, over the run.
+class Tally {
+ public:
+  void add(const StepRecord& record, const StepTotals& totals);
+
+  int64_t num_steps() const { return num_steps_; }
+  double seconds() const { return seconds_; }
+  int64_t bytes_sent() const { return bytes_sent_; }
+  double loss() const;              // mean over all replicas' micro-batches
+  double overlap_fraction() const;  // share of communication time hidden behind computing
+  double steps_per_second() const;
+  double units_per_second() const;  // all replicas
+
+  // A line of metrics: the keys of docs/formats.md. unit: "tokens", "images", "samples".
+  nlohmann::ordered_json to_json(const std::string& unit) const;
+
+ private:
+  int64_t num_steps_ = 0;
+  int64_t num_skipped_ = 0;
+  double seconds_ = 0;
+  method::Contribution all_;  // of all replicas
+  int64_t bytes_sent_ = 0;    // by this rank
+  double communication_seconds_ = 0;
+  double exposed_seconds_ = 0;
+  double last_lr_ = 0;
+  double last_grad_norm_ = 0;
+};
+
+// "tokens_per_second" for tokens, else "samples_per_second".
+std::string rate_key(const std::string& unit);
+
+}  // namespace outstep::train

@@ -1,0 +1,268 @@
+#include "outstep/train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "outstep/base/clock.h"
+#include "outstep/base/log.h"
+#include "outstep/base/memory.h"
+#include "outstep/base/version.h"
+#include "outstep/comm/exchange.h"
+#include "outstep/io/files.h"
+#include "outstep/method/committing.h"
+#include "outstep/train/agree.h"
+#include "outstep/train/checkpoint.h"
+#include "outstep/train/metrics.h"
+#include "outstep/train/process_age.h"
+#include "outstep/train/tally.h"
+
+namespace outstep::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr comm::Tag kStatisticsTag = 1;  // on the control group, beside evaluation's collectives
+
+bool is_due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+class Trainer {
+ public:
+  Trainer(Recipe& recipe, Assembly& assembly, const TrainerOptions& options)
+      : recipe_(recipe),
+        assembly_(assembly),
+        options_(options),
+        unit_(assembly.data.unit),
+        exchange_(*assembly.control_group, StepTotals::kNumValues,
+                  {.tag = kStatisticsTag, .what = "step statistics"}) {}
+
+  Summary run();
+
+ private:
+  void begin();
+  void train_step();
+  void settle();
+  void write_line(int64_t step);
+  void show_progress(const StepRecord& record) const;
+  void look_up();
+  void evaluate_now();
+  void save_now();
+  Summary summarise() const;
+
+  bool is_first() const { return assembly_.world_group->rank() == 0; }
+  bool is_last_step() const { return step_ == recipe_.train.steps; }
+  bool is_evaluation_due(int64_t step) const {
+    return step == recipe_.train.steps || is_due(recipe_.evaluation.every, step);
+  }
+  bool is_checkpoint_due(int64_t step) const {
+    return step == recipe_.train.steps || is_due(recipe_.checkpoint.every, step);
+  }
+  bool has_classes() const { return assembly_.data.num_classes > 0; }
+
+  Recipe& recipe_;
+  Assembly& assembly_;
+  const TrainerOptions& options_;
+  const std::string unit_;
+  comm::Exchange exchange_;
+  std::optional<Metrics> metrics_;
+
+  int64_t first_step_ = 0;            // committed updates when this process began
+  int64_t step_ = 0;                  // committed updates
+  std::optional<StepRecord> posted_;  // its totals are on their way
+  bool is_stopping_ = false;          // agreed by all ranks
+  int64_t saved_step_ = -1;
+  std::optional<method::Evaluation> evaluation_;
+  std::optional<int64_t> evaluated_step_;
+
+  Tally interval_;  // since the last line of the log
+  Tally steady_;
+  Tally whole_;
+  double train_loss_ = 0;
+  double seconds_to_first_step_ = 0;
+};
+
+Summary Trainer::run() {
+  begin();
+  while (!is_last_step() && !is_stopping_) {
+    train_step();
+    look_up();
+  }
+  settle();
+  if (interval_.num_steps() > 0) write_line(step_);  // stopped between two lines
+  if (is_last_step() && evaluated_step_ != step_) evaluate_now();
+  if (saved_step_ != step_) save_now();
+  return summarise();
+}
+
+// Restores the newest checkpoint and opens the run's records.
+void Trainer::begin() {
+  const auto& folder = options_.run_folder;
+  std::string newest;
+  if (options_.resume && is_first()) {
+    const auto checkpoints = list_checkpoints(folder);
+    if (!checkpoints.empty()) newest = checkpoints.back().folder.string();
+  }
+  newest = broadcast_text(*assembly_.world_group, newest);
+  if (!newest.empty()) {
+    first_step_ = step_ = saved_step_ = load_checkpoint(newest, assembly_);
+    log::info("going on from {}", newest);
+  } else if (options_.resume) {
+    log::warn("{} has no checkpoint yet: starting from step 0", folder.string());
+  }
+  together(*assembly_.world_group, [&] {
+    metrics_.emplace(Metrics::Options{.run_folder = folder,
+                                      .rank = assembly_.world_group->rank(),
+                                      .has_tensorboard = recipe_.log.tensorboard,
+                                      .first_step = first_step_});
+    if (is_first()) {
+      io::write_text_atomically(folder / "recipe.toml", recipe_.settings.resolved());
+    }
+  });
+  metrics_->write("start", step_,
+                  Json{{"outstep", build_info().version},
+                       {"commit", build_info().commit},
+                       {"torch", build_info().torch_version},
+                       {"mesh", assembly_.mesh.describe()},
+                       {"threads", assembly_.threads},
+                       {"parameters", assembly_.params->num_parameters()}});
+  memory::reset_peak();
+}
+
+void Trainer::train_step() {
+  const auto begin = Clock::now();
+  const method::StepContext context{.step = step_,
+                                    .schedule = &assembly_.schedule,
+                                    .accumulation = recipe_.train.accumulation,
+                                    .clip_norm = recipe_.train.clip_norm,
+                                    .tracer = options_.tracer};
+  StepRecord record;
+  record.report = assembly_.sync->step(*assembly_.engine, context);
+  if (assembly_.mixer) record.mix = assembly_.mixer->after_step(step_, *assembly_.params);
+  record.step = ++step_;
+  record.wants_to_stop = options_.stop && options_.stop->load();
+  settle();  // the step before, whose messages have come in the meantime
+  exchange_.post(StepTotals::of(record).to_values());
+  record.seconds = seconds_since(begin);
+  posted_ = record;
+  if (seconds_to_first_step_ == 0) seconds_to_first_step_ = process_age_seconds();
+}
+
+// Takes in what all replicas told of the step that was posted last.
+void Trainer::settle() {
+  if (!posted_) return;
+  const StepRecord record = *posted_;
+  posted_.reset();
+  StepTotals totals;
+  for (const auto& values : exchange_.collect()) totals += StepTotals::from_values(values);
+  is_stopping_ = is_stopping_ || totals.num_stop_wishes > 0;
+  interval_.add(record, totals);
+  whole_.add(record, totals);
+  const int64_t num_warm_up = std::max<int64_t>((recipe_.train.steps - first_step_) / 10, 1);
+  if (record.step - first_step_ > num_warm_up) steady_.add(record, totals);
+  show_progress(record);
+  // A line ends where a checkpoint may be: what is logged after it does not depend on what was
+  // before, so a run that resumes there writes the same lines.
+  if (is_due(recipe_.log.every, record.step) || is_evaluation_due(record.step) ||
+      is_checkpoint_due(record.step)) {
+    write_line(record.step);
+  }
+}
+
+void Trainer::write_line(int64_t step) {
+  Json line = interval_.to_json(unit_);
+  const data::StreamOptions& stream = assembly_.stream->options();
+  line["epoch"] = static_cast<double>(assembly_.stream->num_drawn() * stream.num_replicas *
+                                      stream.micro_batch) /
+                  static_cast<double>(assembly_.stream->dataset().size());
+  metrics_->write("train", step, line);
+  train_loss_ = interval_.loss();
+  interval_ = {};
+}
+
+void Trainer::show_progress(const StepRecord& record) const {
+  if (!is_first() || !options_.on_progress) return;
+  Progress progress{.step = record.step,
+                    .steps = recipe_.train.steps,
+                    .loss = interval_.loss(),
+                    .lr = record.report.lr,
+                    .grad_norm = record.report.grad_norm,
+                    .steps_per_second = interval_.steps_per_second(),
+                    .units_per_second = interval_.units_per_second(),
+                    .overlap_fraction = interval_.overlap_fraction(),
+                    .unit = unit_};
+  if (evaluation_) progress.validation_loss = evaluation_->loss();
+  options_.on_progress(progress);
+}
+
+// Between two steps: evaluation first, so that the checkpoint knows its loss.
+void Trainer::look_up() {
+  const bool evaluates = is_evaluation_due(step_);
+  const bool saves = is_checkpoint_due(step_);
+  if (!evaluates && !saves) return;
+  settle();
+  if (evaluates) evaluate_now();
+  if (saves) save_now();
+}
+
+void Trainer::evaluate_now() {
+  const trace::Span span(options_.tracer, trace::Track::compute, "evaluate", {.step = step_});
+  const auto begin = Clock::now();
+  const method::Evaluation evaluation = evaluate(recipe_, assembly_);
+  evaluated_step_ = step_;
+  if (evaluation.units == 0) return;
+  evaluation_ = evaluation;
+  Json line{{"validation_loss", evaluation.loss()}};
+  if (has_classes()) line["accuracy"] = evaluation.accuracy();
+  line["validation_units"] = evaluation.units;
+  line["evaluation_seconds"] = seconds_since(begin);
+  metrics_->write("validation", step_, line);
+}
+
+void Trainer::save_now() {
+  const trace::Span span(options_.tracer, trace::Track::checkpoint, "checkpoint", {.step = step_});
+  const auto begin = Clock::now();
+  std::optional<double> loss;
+  if (evaluation_ && evaluated_step_ == step_) loss = evaluation_->loss();
+  const auto folder = save_checkpoint(options_.run_folder, step_, recipe_, assembly_, loss);
+  together(*assembly_.world_group, [&] {
+    if (!is_first()) return;
+    prune_checkpoints(options_.run_folder, recipe_.checkpoint.keep, recipe_.checkpoint.keep_best);
+  });
+  saved_step_ = step_;
+  metrics_->write(
+      "checkpoint", step_,
+      Json{{"folder", folder.filename().string()}, {"checkpoint_seconds", seconds_since(begin)}});
+}
+
+Summary Trainer::summarise() const {
+  const Tally& steady = steady_.num_steps() > 0 ? steady_ : whole_;
+  Summary summary{.run = options_.run_folder,
+                  .steps = step_,
+                  .finished = is_last_step(),
+                  .train_loss = train_loss_,
+                  .unit = unit_,
+                  .units_per_second = steady.units_per_second(),
+                  .train_seconds = whole_.seconds(),
+                  .seconds_to_first_step = seconds_to_first_step_,
+                  .peak_memory_bytes = memory::peak_bytes(),
+                  .bytes_sent = whole_.bytes_sent(),
+                  .overlap_fraction = whole_.overlap_fraction()};
+  if (evaluation_) {
+    summary.validation_loss = evaluation_->loss();
+    if (has_classes()) summary.accuracy = evaluation_->accuracy();
+  }
+  return summary;
+}
+
+}  // namespace
+
+Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& options) {
+  // A rank that fails lets the others know at once.
+  const method::AbortOnError sync_guard(*assembly.replica_group);
+  const method::AbortOnError control_guard(*assembly.control_group);
+  const method::AbortOnError world_guard(*assembly.world_group);
+  return Trainer(recipe, assembly, options).run();
+}
+
+}  // namespace outstep::train
