@@ -81,8 +81,14 @@ method::Contribution Ddp::accumulate_and_reduce(method::GradientEngine& engine,
     launch_complete(context.step, context.tracer);
   };
   const method::RangeAnnouncements announcements(engine);
-  const method::Contribution local = method::accumulate_exactly(
-      engine, context.accumulation, [&] { engine.on_range_ready(on_ready); });
+  bool is_announcing = false;
+  const method::Contribution local = method::accumulate_exactly(engine, context.accumulation, [&] {
+    engine.on_range_ready(on_ready);
+    is_announcing = true;
+  });
+  // An engine that finishes several micro-batches at once never has "the last one": all is reduced
+  // now.
+  if (!is_announcing) on_ready(0, parts_.params.size());
   check(progress_.all_launched(), "the engine announces all of the flat gradient");
   return local;
 }

@@ -1,0 +1,294 @@
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <tuple>
+
+#include "outstep/sync/testing.h"
+
+// What every synchronizer promises, with every optimizer.
+
+namespace outstep::sync {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::MemoryCheckpoint;
+using testing::Outcome;
+using testing::Replica;
+using testing::run_ranks;
+using testing::train;
+
+struct Method {
+  std::string name;
+  int num_ranks;
+};
+void PrintTo(const Method& method, std::ostream* out) {
+  *out << method.name << " on " << method.num_ranks;
+}
+const Method kMethods[] = {{"none", 1},  {"ddp", 1},   {"ddp", 2},  {"ddp", 5},
+                           {"zero1", 1}, {"zero1", 2}, {"zero1", 5}};
+
+class SynchronizerContract : public ::testing::TestWithParam<std::tuple<Method, std::string>> {
+ protected:
+  int num_ranks() const { return std::get<0>(GetParam()).num_ranks; }
+  Replica::Options options() const {
+    const auto& [method, optimizer] = GetParam();
+    return {.sync = {.name = method.name},
+            .optimizer = optimizer,
+            .sizes = {257, 31, 4099, 30'000},
+            .accumulation = 2,
+            .clip_norm = 0.5};
+  }
+  // Runs a body with a replica on every rank.
+  void with_replicas(const Replica::Options& options,
+                     const std::function<void(comm::Group&, Replica&)>& body) const {
+    run_ranks(num_ranks(), [&](comm::Group& group) {
+      Replica replica(group, options);
+      body(group, replica);
+    });
+  }
+};
+
+TEST_P(SynchronizerContract, SaveLoadContinueEqualsNotStopping) {
+  const Outcome half = train(num_ranks(), options(), 3);
+  const Outcome whole = train(num_ranks(), options(), 6);
+  MemoryCheckpoint end;
+  with_replicas(options(), [&](comm::Group& group, Replica& replica) {
+    half.checkpoint->load(group.rank(), replica.engine());
+    replica.load(group.rank(), *half.checkpoint, half.values, 3);
+    replica.steps(3);
+    EXPECT_TRUE(at::equal(replica.values(), whole.values));
+    replica.save(group.rank(), end);
+  });
+  const char* vector = options().optimizer == "sgd" ? "optimizer.momentum" : "optimizer.exp_avg";
+  EXPECT_TRUE(at::equal(end.whole(vector), whole.checkpoint->whole(vector)));
+}
+
+TEST_P(SynchronizerContract, ReportsWhatItDid) {
+  with_replicas(options(), [&](comm::Group& group, Replica& replica) {
+    const auto first = replica.step();
+    const auto report = replica.step();
+    EXPECT_EQ(report.local.micro_batches, 2);
+    EXPECT_EQ(report.local.samples, 8);
+    EXPECT_EQ(report.local.units, 16);
+    EXPECT_EQ(report.local.loss_sum, 1);
+    EXPECT_EQ(report.local.num_losses, 2);
+    EXPECT_EQ(report.local.staleness_sum, 0);
+    EXPECT_EQ(report.local.staleness_max, 0);
+    EXPECT_EQ(report.micro_batches_total, 2 * group.size());
+    EXPECT_GT(report.grad_norm, 0);
+    EXPECT_DOUBLE_EQ(first.lr, 0.01 / 3);  // warming up
+    EXPECT_DOUBLE_EQ(report.lr, 0.01 * 2 / 3);
+    EXPECT_FALSE(report.is_skipped);
+    EXPECT_GE(report.communication_seconds, 0);
+    EXPECT_GE(report.exposed_seconds, 0);
+  });
+}
+
+TEST_P(SynchronizerContract, SendsWhatTheFormulaSays) {
+  for (const comm::Wire wire : {comm::Wire::exact, comm::Wire::bf16}) {
+    Replica::Options with_wire = options();
+    with_wire.sync.wire = wire;
+    with_replicas(with_wire, [&](comm::Group& group, Replica& replica) {
+      const int64_t before = group.bytes_sent();
+      const auto report = replica.step();
+      const auto traffic = replica.sync().planned_traffic();
+      EXPECT_EQ(report.bytes_sent, traffic.bytes_sent);
+      EXPECT_EQ(group.bytes_sent() - before, traffic.bytes_sent);
+      EXPECT_LE(traffic.overlapped_bytes, traffic.bytes_sent);
+      EXPECT_EQ(traffic.bytes_sent > 0, group.size() > 1);
+    });
+  }
+}
+
+TEST_P(SynchronizerContract, HoldsTheOptimizersStateItSays) {
+  std::atomic<int64_t> total = 0;
+  int64_t whole = 0;
+  with_replicas(options(), [&](comm::Group& group, Replica& replica) {
+    total += replica.sync().optimizer_bytes();
+    EXPECT_EQ(replica.sync().communication_bytes(), 0);
+    if (group.rank() == 0) {
+      whole = replica.params().size() * (options().optimizer == "sgd" ? 4 : 8);
+    }
+  });
+  EXPECT_EQ(total, options().sync.name == "ddp" ? whole * num_ranks() : whole);
+}
+
+TEST_P(SynchronizerContract, RefusesAGradientThatIsNotFinite) {
+  Replica::Options bad = options();
+  bad.formula.not_finite_at = 2 * num_ranks() * 2 - 1;  // the last rank's last one of step 1
+  with_replicas(bad, [&](comm::Group&, Replica& replica) {
+    replica.step();
+    try {
+      replica.step();
+      ADD_FAILURE() << "no error";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("the gradient of step 1 is not finite"));
+    }
+  });
+}
+
+TEST_P(SynchronizerContract, SkipsAGradientThatIsNotFiniteIfTold) {
+  Replica::Options bad = options();
+  bad.formula.not_finite_at = 2 * num_ranks() * 2 - 1;
+  bad.sync.on_nonfinite = method::OnNonfinite::skip;
+  with_replicas(bad, [&](comm::Group&, Replica& replica) {
+    replica.step();
+    const at::Tensor before = replica.values().clone();
+    const auto report = replica.step();
+    EXPECT_TRUE(report.is_skipped);
+    EXPECT_TRUE(std::isinf(report.grad_norm));
+    EXPECT_TRUE(at::equal(replica.values(), before));
+    EXPECT_FALSE(replica.step().is_skipped);
+    EXPECT_FALSE(at::equal(replica.values(), before));
+    EXPECT_FALSE(replica.values().isnan().any().item<bool>());
+  });
+}
+
+// One rank's engine fails in the middle of backward: its own error comes out there, and the others
+// leave with a communication error at once, not at their deadline.
+TEST_P(SynchronizerContract, AnEngineThatFailsEndsEveryRank) {
+  Replica::Options bad = options();
+  bad.formula.throws_at = 2 * num_ranks() * 2 - 1;
+  const auto begin = std::chrono::steady_clock::now();
+  with_replicas(bad, [&](comm::Group& group, Replica& replica) {
+    replica.step();
+    if (group.rank() == group.size() - 1) {
+      EXPECT_THROW(replica.step(), std::runtime_error);
+      EXPECT_FALSE(replica.engine().announces());
+    } else {
+      EXPECT_THROW(replica.step(), CommError);
+    }
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(15));
+}
+
+// A group that is aborted from elsewhere (a signal, another thread's error) while the rank
+// computes.
+TEST_P(SynchronizerContract, AnAbortedGroupEndsEveryRank) {
+  if (num_ranks() == 1) return;
+  with_replicas(options(), [&](comm::Group& group, Replica& replica) {
+    replica.step();
+    if (group.rank() == 0) group.abort();
+    EXPECT_THROW(replica.steps(2), CommError);
+    EXPECT_FALSE(replica.engine().announces());
+  });
+}
+
+TEST_P(SynchronizerContract, LeavesPaddingZero) {
+  with_replicas(options(), [&](comm::Group&, Replica& replica) {
+    replica.steps(2);
+    int64_t end = 0;
+    for (const auto& entry : replica.params().entries()) {
+      EXPECT_EQ(replica.values().slice(0, end, entry.offset).abs().sum().item<float>(), 0);
+      end = entry.offset + entry.numel;
+    }
+  });
+}
+
+std::string name_of(const ::testing::TestParamInfo<std::tuple<Method, std::string>>& info) {
+  const auto& [method, optimizer] = info.param;
+  return method.name + std::to_string(method.num_ranks) + "_" + optimizer;
+}
+INSTANTIATE_TEST_SUITE_P(Sync, SynchronizerContract,
+                         ::testing::Combine(::testing::ValuesIn(kMethods),
+                                            ::testing::Values("sgd", "adamw")),
+                         name_of);
+
+// A checkpoint of 2 ranks goes on at 3, that one's at 1, and of one method under the other: each
+// time as one rank would that accumulates the same micro-batches.
+TEST(Resharding, AnotherWorldAndMethodGoOnBitForBit) {
+  const std::vector<int64_t> sizes = {257, 31, 4099, 16, 3};
+  const Replica::Options zero1{.sync = {.name = "zero1"}, .sizes = sizes};
+  const Replica::Options ddp{.sync = {.name = "ddp"}, .sizes = sizes};
+  const Replica::Options none{.sizes = sizes};
+  struct Leg {
+    Replica::Options options;
+    int num_ranks;
+  };
+  Outcome expected, found;
+  int64_t step = 0, num_drawn = 0;
+  for (const Leg& leg : {Leg{zero1, 2}, Leg{zero1, 3}, Leg{ddp, 2}, Leg{zero1, 8}, Leg{none, 1}}) {
+    SCOPED_TRACE(leg.options.sync.name + " on " + std::to_string(leg.num_ranks));
+    const auto go_on = [&](const Replica::Options& options, int num_ranks, const Outcome& from) {
+      Outcome to;
+      run_ranks(num_ranks, [&](comm::Group& group) {
+        Replica replica(group, options);
+        if (step > 0) replica.load(group.rank(), *from.checkpoint, from.values, step);
+        replica.engine().seek(num_drawn / num_ranks);
+        replica.steps(2);
+        replica.save(group.rank(), *to.checkpoint);
+        if (group.rank() == 0) to.values = replica.values().clone();
+      });
+      return to;
+    };
+    Replica::Options alone = none;
+    alone.accumulation = leg.num_ranks;
+    num_drawn = step * 24;  // a number that every world divides
+    expected = go_on(alone, 1, expected);
+    found = go_on(leg.options, leg.num_ranks, found);
+    testing::expect_same_bits(found, expected, "adamw");
+    step += 2;
+  }
+}
+
+TEST(None, RefusesSeveralReplicas) {
+  run_ranks(2, [](comm::Group& group) {
+    try {
+      Replica replica(group, {});
+      ADD_FAILURE() << "no error";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("sync \"none\" trains one replica, mesh.replicas is 2"));
+    }
+  });
+}
+
+// An optimizer that must see whole tensors.
+class WholeTensors : public optim::Sgd {
+ public:
+  using Sgd::Sgd;
+  bool cuts_anywhere() const override { return false; }
+};
+
+TEST(Zero1, RefusesAnOptimizerThatCannotBeCut) {
+  run_ranks(1, [](comm::Group& group) {
+    testing::ParametersOnly model({4});
+    nn::FlatParams params(model, 1);
+    const WholeTensors optimizer({}, {});
+    try {
+      const Zero1 sync({params, group, optimizer}, {});
+      ADD_FAILURE() << "no error";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("can only be cut at tensor borders; use sync \"ddp\""));
+    }
+  });
+}
+
+std::string complaint(const std::string& keys, const std::function<void(io::Section&)>& read) {
+  auto settings = io::Settings::from_text("[sync]\n" + keys, "my.toml");
+  io::Section section = settings.section("sync");
+  try {
+    read(section);
+    settings.require_all_used();
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(SyncOptions, AreReadAndHeldAgainstTheirBounds) {
+  const auto ddp = [](io::Section& section) { DdpOptions::read(section); };
+  const auto zero1 = [](io::Section& section) { Zero1Options::read(section); };
+  const auto none = [](io::Section& section) { NoneOptions::read(section); };
+  EXPECT_EQ(complaint("bucket_bytes = 1000\nwire = 'bf16'", ddp), "no error");
+  EXPECT_EQ(complaint("wire = 'bf16'\non_nonfinite = 'skip'", zero1), "no error");
+  EXPECT_THAT(complaint("bucket_bytes = 0", ddp), HasSubstr("bucket_bytes"));
+  EXPECT_THAT(complaint("first_bucket_bytes = 9999999\nbucket_bytes = 100", ddp),
+              HasSubstr("first_bucket_bytes"));
+  EXPECT_THAT(complaint("wire = 'fp16'", zero1), HasSubstr("bf16"));
+  EXPECT_THAT(complaint("on_nonfinite = 'ignore'", none), HasSubstr("skip"));
+  EXPECT_THAT(complaint("wire = 'bf16'", none), HasSubstr("unknown key \"wire\""));
+}
+
+}  // namespace
+}  // namespace outstep::sync
