@@ -24,11 +24,11 @@ struct DataOptions {
   std::string name = "text";  // one of dataset_names()
   // A folder or, for text, tokens and tensors, a single file. As it is; else below data_root or the
   // shipped samples. Empty: the usual set of that name.
-  std::string path;
+  std::string path = {};
   // Files of the folder to train on and to validate on. Empty: the usual ones; what is validated on
   // is then left out of training, so valid_files = ["data_batch_5.bin"] holds that batch out.
-  std::vector<std::string> train_files;
-  std::vector<std::string> valid_files;
+  std::vector<std::string> train_files = {};
+  std::vector<std::string> valid_files = {};
   // Text, tokens, tensors: the share held out, from the end, when no file is there to validate on.
   double valid_fraction = 0.1;
 
@@ -37,8 +37,8 @@ struct DataOptions {
   int64_t vocab_size = 50257;       // tokens: ids are below it
 
   // Images. mean and deviation are of values in [0, 1]; empty: the set's own.
-  std::vector<double> mean;
-  std::vector<double> deviation;
+  std::vector<double> mean = {};
+  std::vector<double> deviation = {};
   int64_t crop_padding =
       4;             // pixels of black around an image that is cropped at random; 0: no crop
   bool flip = true;  // left to right, every other image
