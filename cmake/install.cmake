@@ -10,7 +10,8 @@ list(REMOVE_ITEM _rooms outstep_apps)  # the program's own
 install(TARGETS ${_rooms} outstep_all EXPORT outstepTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(EXPORT outstepTargets NAMESPACE outstep:: DESTINATION "${_package}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/src/outstep" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-  FILES_MATCHING PATTERN "*.h" PATTERN "*_test.h" EXCLUDE PATTERN "apps" EXCLUDE)
+  FILES_MATCHING PATTERN "*.h" PATTERN "*testing.h" EXCLUDE PATTERN "apps" EXCLUDE
+  PATTERN "gloo_headers" EXCLUDE)
 
 configure_package_config_file(
   "${PROJECT_SOURCE_DIR}/cmake/outstepConfig.cmake.in" "${PROJECT_BINARY_DIR}/outstepConfig.cmake"

@@ -32,14 +32,14 @@ logged() {
 }
 
 follow() { # stdin to the file $1, and a sign of life every ten seconds
-  local line='' part='' last='' next=$((SECONDS + 10)) status
+  local line='' part='' last='at it' next=$((SECONDS + 10)) status
   while :; do
     status=0
     IFS= read -r -t 2 part || status=$?
     line+=$part
     if ((status == 0)); then
       printf '%s\n' "$line" >>"$1"
-      [[ -z $line ]] || last=$line
+      [[ -z $line || $line == ' '* ]] || last=$line # not the details
       line=''
     elif ((status <= 128)); then # the end
       [[ -z $line ]] || printf '%s\n' "$line" >>"$1"
@@ -206,7 +206,7 @@ need_torch() {
     show_log venv.log
     give_up 2 "python3 -m venv failed (all it said: build/logs/venv.log)"
   fi
-  if ! logged pip.log "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+  if ! logged pip.log "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
     -r "$root/requirements.txt"; then
     show_log pip.log
     give_up 2 "pip could not install requirements.txt into .venv (all it said: build/logs/pip.log)." \
@@ -237,20 +237,19 @@ configuration() {
   printf '%s\n' --preset "$1" -S "$root" "-DOUTSTEP_TORCH=${OUTSTEP_TORCH:-}"
   command -v ccache >/dev/null || printf '%s\n' -DCMAKE_CXX_COMPILER_LAUNCHER=
   command -v mold >/dev/null || printf '%s\n' -DCMAKE_EXE_LINKER_FLAGS=
-  [[ $1 != gcc ]] || return 0
-  choose_compiler
-  [[ $compiler != clang++-19 ]] || return 0
+  [[ $1 != gcc && $compiler != clang++-19 ]] || return 0
   printf '%s\n' "-DCMAKE_CXX_COMPILER=$compiler"
   [[ $compiler == clang* ]] || printf '%s\n' -DOUTSTEP_PRECOMPILE=OFF
 }
 
 configure() { # configure PRESET
   local folder=$root/build/$1 wanted arguments
+  choose_compiler
   wanted=$(configuration "$1")
   if [[ -e $folder/build.ninja && $(cat "$folder/configuration" 2>/dev/null) == "$wanted" ]]; then return; fi
   mapfile -t arguments <<<"$wanted"
   case $wanted in
-    *CMAKE_CXX_COMPILER=*) say "this system has no clang++-19; building with $compiler" ;;
+    *CMAKE_CXX_COMPILER=*) say "note: this system has no clang++-19; building with $compiler" ;;
   esac
   say "configure build/$1"
   if ! (cd "$root" && logged "configure-$1.log" cmake --fresh "${arguments[@]}"); then

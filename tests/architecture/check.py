@@ -4,8 +4,9 @@
     check.py [ROOT]     prints one line per broken rule, path:line: what; exit code 1 if there are any
 
 The rules:
-  rooms      Includes go down only, and rooms on one floor do not include one another. In engine/, sync/ and ensemble/ a
-             method does not include another method: what two share moves down a floor. (Tests may compare methods.)
+  rooms      Includes go down only, and rooms on one floor do not include one another. In engine/, sync/ and ensemble/
+             nothing includes a method but the method's own files; a method is what train/tables.cc includes. (Tests and
+             their testing.h may compare methods.)
   build      CMakeLists.txt gives no room a dependency that the floors forbid.
   style      Includes of our own are full paths; headers start with #pragma once; a source includes its header first.
   torch      LibTorch comes in by base/torch.h (base/*.cc and comm/ may take more of it), c10d in comm/*.cc alone.
@@ -50,12 +51,20 @@ def without_comments(text):
     return re.sub(token, blank, text, flags=re.S)
 
 
-def method_of(path):
-    """Which method a file of a method room belongs to: its folder, or its name up to the first underscore."""
-    return path[1] if len(path) > 2 else re.split(r"[_.]", path[-1])[0]
+def methods_of(source):
+    """The methods, {"sync/ddp", …}: the headers of method rooms that train/tables.cc includes, without suffix."""
+    table = source / "train" / "tables.cc"
+    lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+    targets = [match.group(2).split("/") for line in lines if (match := INCLUDE.match(line))]
+    return {unit_of(target[1:]) for target in targets if target[0] == "outstep" and target[1] in METHOD_ROOMS}
 
 
-def include_errors(path, is_test, target):
+def unit_of(path):
+    """What a file is part of, by its parts below src/outstep: its folder in the room, else its name."""
+    return "/".join(path[:2]) if len(path) > 2 else "/".join(path).rpartition(".")[0]
+
+
+def include_errors(path, is_test, target, methods):
     """What is wrong with a file (its parts below src/outstep) that includes outstep/TARGET."""
     room, other = path[0], target[0]
     if other not in FLOOR_OF:
@@ -63,8 +72,8 @@ def include_errors(path, is_test, target):
     elif room != other and FLOOR_OF[other] >= FLOOR_OF[room]:
         where = "on its own floor" if FLOOR_OF[other] == FLOOR_OF[room] else "above it"
         yield f"{room}/ may not include {other}/, which lies {where}"
-    elif room == other and room in METHOD_ROOMS and not is_test and method_of(path) != method_of(target):
-        yield f"{room}/{method_of(path)} may not include another method, {method_of(target)}; move what they share down"
+    elif room == other and not is_test and unit_of(target) in methods and unit_of(path) != unit_of(target):
+        yield f"{unit_of(path)} may not include the method {unit_of(target)}; move what they share out of it"
 
 
 def torch_error(path, target):
@@ -77,9 +86,9 @@ def torch_error(path, target):
     return None
 
 
-def check_file(source, path):
+def check_file(source, path, methods):
     parts = path.relative_to(source).parts
-    is_test = path.stem.endswith("_test")
+    is_test = path.stem.endswith(("_test", "testing"))
     text = path.read_text(encoding="utf-8")
     errors = []
     includes = []
@@ -90,7 +99,7 @@ def check_file(source, path):
         quote, target = match.groups()
         includes.append(target)
         if target.startswith("outstep/"):
-            errors += [(number, error) for error in include_errors(parts, is_test, target.split("/")[1:])]
+            errors += [(number, error) for error in include_errors(parts, is_test, target.split("/")[1:], methods)]
         elif quote == '"':
             errors.append((number, f'"{target}": write the full path, "outstep/…"'))
         elif error := torch_error(parts, target):
@@ -131,6 +140,7 @@ def check(root):
     """All broken rules below ROOT, as 'path:line: what'."""
     source = root / "src" / "outstep"
     lines = [f"CMakeLists.txt:{number}: {error}" for number, error in check_build(root)]
+    methods = methods_of(source)
     for path in sorted(source.rglob("*")):
         if path.suffix not in (".h", ".cc"):
             continue
@@ -138,7 +148,7 @@ def check(root):
         if path.relative_to(source).parts[0] not in FLOOR_OF:
             lines.append(f"{where}:1: is in no room of the design")
             continue
-        lines += [f"{where}:{number}: {error}" for number, error in check_file(source, path)]
+        lines += [f"{where}:{number}: {error}" for number, error in check_file(source, path, methods)]
     return lines
 
 
