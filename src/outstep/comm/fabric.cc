@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
@@ -13,6 +14,7 @@
 #include "outstep/comm/gloo_group.h"
 #include "outstep/comm/local_group.h"
 #include "outstep/comm/network.h"
+#include "outstep/comm/throttle.h"
 
 namespace outstep::comm {
 namespace {
@@ -136,10 +138,36 @@ std::unique_ptr<Fabric> connect_backend(const World& world, const FabricOptions&
   return std::make_unique<GlooFabric>(world, options);
 }
 
+// Puts the wrappers that the options ask for around every group of another fabric.
+class WrappingFabric : public Fabric {
+ public:
+  WrappingFabric(std::unique_ptr<Fabric> inner, const FabricOptions& options)
+      : inner_(std::move(inner)) {
+    if (!options.link.empty()) link_ = std::make_shared<Link>(parse_link(options.link));
+    if (options.record_flights) flights_.emplace(world().rank, world().world_size);
+  }
+
+  std::unique_ptr<Group> new_group(const std::string& name,
+                                   const std::vector<int>& ranks) override {
+    std::unique_ptr<Group> group = inner_->new_group(name, ranks);
+    if (link_) group = std::make_unique<Throttled>(std::move(group), link_);
+    if (flights_) group = std::make_unique<Recorded>(std::move(group), *flights_);
+    return group;
+  }
+  const World& world() const override { return inner_->world(); }
+  FlightRecorder* flights() override { return flights_ ? &*flights_ : nullptr; }
+
+ private:
+  const std::unique_ptr<Fabric> inner_;
+  std::shared_ptr<Link> link_;
+  std::optional<FlightRecorder> flights_;
+};
+
 }  // namespace
 
 std::unique_ptr<Fabric> connect(const World& world, const FabricOptions& options) {
-  return connect_backend(world, options);
+  if (!options.link.empty()) parse_link(options.link);  // refused before anybody is met
+  return std::make_unique<WrappingFabric>(connect_backend(world, options), options);
 }
 
 std::vector<std::unique_ptr<Fabric>> local_fabrics(int world_size,

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "outstep/comm/flight.h"
 #include "outstep/comm/group.h"
 #include "outstep/comm/launch.h"
 
@@ -12,6 +13,9 @@
 //
 //   auto fabric = comm::connect(world, {.backend = "gloo"});
 //   auto replicas = fabric->new_group("replica", mesh.replica_peers(world.rank));
+//
+// fabric->flights()->dump_on_error(run_folder / "flight-0.json") says where to write what went
+// before an error.
 //
 // new_group is called by exactly the ranks listed, in the same order of calls on each. A fabric
 // outlives its groups.
@@ -34,6 +38,8 @@ class Fabric {
   virtual std::unique_ptr<Group> new_group(const std::string& name,
                                            const std::vector<int>& ranks) = 0;
   virtual const World& world() const = 0;
+  // What this rank's groups record; null where flights are not recorded. Belongs to the fabric.
+  virtual FlightRecorder* flights() { return nullptr; }
 };
 
 // Connects to the other ranks of the world; world_size 1 needs no network. Throws ConfigError
