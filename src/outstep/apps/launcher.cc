@@ -1,0 +1,424 @@
+#include "outstep/apps/launcher.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <csignal>
+#include <deque>
+#include <map>
+
+#include "outstep/apps/hint.h"
+#include "outstep/apps/report.h"
+#include "outstep/base/clock.h"
+
+extern char** environ;
+
+namespace outstep::apps {
+namespace {
+
+constexpr size_t kKeptLines = 20;
+
+// Splits what a pipe yields into lines.
+class LineReader {
+ public:
+  // Reads what is there; false at the end of the pipe.
+  template <typename OnLine>
+  bool read(Descriptor& pipe, const OnLine& on_line) {
+    char bytes[4096];
+    for (;;) {
+      const ssize_t count = ::read(pipe.number(), bytes, sizeof bytes);
+      if (count < 0) return errno == EAGAIN || errno == EINTR;
+      if (count == 0) {
+        if (!partial_.empty()) on_line(std::exchange(partial_, ""));
+        return false;
+      }
+      partial_.append(bytes, static_cast<size_t>(count));
+      for (size_t end; (end = partial_.find('\n')) != partial_.npos;) {
+        on_line(partial_.substr(0, end));
+        partial_.erase(0, end + 1);
+      }
+    }
+  }
+
+ private:
+  std::string partial_;
+};
+
+struct Child {
+  int rank = 0;
+  pid_t pid = -1;
+  bool has_exited = false;
+  int status = 0;             // as waitpid gave it
+  bool killed_by_us = false;  // after the grace
+  Descriptor report;          // what the rank tells us
+  Descriptor output;          // stdout and stderr of ranks other than this machine's first
+  LineReader report_lines;
+  LineReader output_lines;
+  std::deque<std::string> kept;  // the last lines of output
+};
+
+// SIGINT, SIGTERM and SIGCHLD as a descriptor, while it lives.
+class SignalsByDescriptor {
+ public:
+  SignalsByDescriptor() {
+    sigset_t taken;
+    sigemptyset(&taken);
+    for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&taken, signal);
+    sigprocmask(SIG_BLOCK, &taken, &before_);
+    descriptor_ = Descriptor(signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK));
+  }
+  ~SignalsByDescriptor() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsByDescriptor(const SignalsByDescriptor&) = delete;
+  SignalsByDescriptor& operator=(const SignalsByDescriptor&) = delete;
+
+  int number() const { return descriptor_.number(); }
+  const sigset_t& before() const { return before_; }
+  // 0 when there is none.
+  int take() {
+    signalfd_siginfo info{};
+    return read(descriptor_.number(), &info, sizeof info) == sizeof info
+               ? static_cast<int>(info.ssi_signo)
+               : 0;
+  }
+
+ private:
+  Descriptor descriptor_;
+  sigset_t before_{};
+};
+
+// argv or envp for exec: made before fork, because a child may not allocate.
+class StringArray {
+ public:
+  explicit StringArray(std::vector<std::string> strings) : strings_(std::move(strings)) {
+    for (auto& string : strings_) pointers_.push_back(string.data());
+    pointers_.push_back(nullptr);
+  }
+  char** get() { return pointers_.data(); }
+
+ private:
+  std::vector<std::string> strings_;
+  std::vector<char*> pointers_;
+};
+
+std::vector<std::string> environment_with(const std::map<std::string, std::string>& ours) {
+  std::vector<std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    if (!ours.contains(std::string(text.substr(0, text.find('='))))) variables.emplace_back(text);
+  }
+  for (const auto& [name, value] : ours) variables.push_back(name + "=" + value);
+  return variables;
+}
+
+// In the child, between fork and exec: async-signal-safe calls only.
+struct RankStart {
+  char** argv;
+  char** envp;
+  const sigset_t* signal_mask;
+  pid_t launcher;
+  int report;      // stays open
+  int output;      // becomes stdout and stderr; -1: the launcher's
+  int exec_error;  // gets errno if the program cannot be started
+};
+[[noreturn]] void become_rank(const RankStart& start) {
+  setpgid(0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != start.launcher) _exit(0);  // it died before the line above
+  fcntl(start.report, F_SETFD, 0);
+  const int nothing = open("/dev/null", O_RDONLY);
+  dup2(nothing, STDIN_FILENO);
+  if (start.output >= 0) {
+    dup2(start.output, STDOUT_FILENO);
+    dup2(start.output, STDERR_FILENO);
+  }
+  sigprocmask(SIG_SETMASK, start.signal_mask, nullptr);
+  execvpe(start.argv[0], start.argv, start.envp);
+  const int reason = errno;
+  const ssize_t told = write(start.exec_error, &reason, sizeof reason);
+  _exit(told == sizeof reason ? 127 : 126);
+}
+
+// One launch: the ranks, what they said, and what is to happen next.
+class Supervisor {
+ public:
+  explicit Supervisor(const LaunchOptions& options)
+      : options_(options),
+        port_(options.num_nodes == 1 || options.node_rank == 0 ? ReservedPort(options.master_port)
+                                                               : ReservedPort(0)) {}
+  ~Supervisor() {
+    kill_all();
+    for (Child& child : children_) {
+      if (!child.has_exited) waitpid(child.pid, nullptr, 0);
+    }
+  }
+
+  LaunchOutcome run() {
+    for (int local_rank = 0; local_rank < options_.num_ranks; ++local_rank) start(local_rank);
+    while (std::any_of(children_.begin(), children_.end(),
+                       [](const Child& child) { return !child.has_exited; })) {
+      wait_for_news();
+      if (grace_is_over()) kill_all();
+    }
+    for (Child& child : children_) read_pipes(child);
+    return outcome();
+  }
+
+ private:
+  void start(int local_rank);
+  void wait_for_news();
+  void read_pipes(Child& child);
+  void on_signal(int signal);
+  void reap();
+  void note_exit(Child& child);
+  void note(Failure failure);
+  void signal_all(int signal);
+  void kill_all();
+  bool grace_is_over() const { return kill_at_ && Clock::now() >= *kill_at_; }
+  LaunchOutcome outcome() const;
+
+  const LaunchOptions& options_;
+  ReservedPort port_;
+  SignalsByDescriptor signals_;
+  std::deque<Child> children_;
+  std::vector<Failure> failures_;
+  std::string run_folder_;
+  std::optional<Clock::time_point> kill_at_;
+  int stop_signal_ = 0;  // the first SIGINT or SIGTERM of this process
+  bool left_at_once_ = false;
+};
+
+void Supervisor::start(int local_rank) {
+  Child& child = children_.emplace_back();
+  child.rank = options_.node_rank * options_.num_ranks + local_rank;
+  Pipe report = make_pipe();
+  Pipe exec_error = make_pipe();
+  Pipe output = local_rank > 0 ? make_pipe() : Pipe{};
+
+  const int world_size = options_.num_nodes * options_.num_ranks;
+  const int port = options_.num_nodes == 1 ? port_.port() : options_.master_port;
+  StringArray argv(options_.command);
+  StringArray envp(environment_with({{"RANK", std::to_string(child.rank)},
+                                     {"WORLD_SIZE", std::to_string(world_size)},
+                                     {"LOCAL_RANK", std::to_string(local_rank)},
+                                     {"LOCAL_WORLD_SIZE", std::to_string(options_.num_ranks)},
+                                     {"MASTER_ADDR", options_.master_addr},
+                                     {"MASTER_PORT", std::to_string(port)},
+                                     {"OUTSTEP_LAUNCH", "1"},
+                                     {"OUTSTEP_REPORT", std::to_string(report.write.number())}}));
+  const pid_t launcher = getpid();
+  child.pid = fork();
+  if (child.pid == 0) {
+    become_rank({.argv = argv.get(),
+                 .envp = envp.get(),
+                 .signal_mask = &signals_.before(),
+                 .launcher = launcher,
+                 .report = report.write.number(),
+                 .output = output.write.number(),
+                 .exec_error = exec_error.write.number()});
+  }
+  if (child.pid < 0) {
+    child.has_exited = true;
+    throw ConfigError(
+        "cannot start rank {}: {}; start fewer ranks, or raise the limit on "
+        "processes (ulimit -u)",
+        child.rank, std::strerror(errno));
+  }
+  setpgid(child.pid, child.pid);  // here too: whichever comes first
+  child.report = std::move(report.read);
+  child.output = std::move(output.read);
+
+  exec_error.write.close();
+  fcntl(exec_error.read.number(), F_SETFL, 0);
+  int reason = 0;
+  if (read(exec_error.read.number(), &reason, sizeof reason) == sizeof reason) {
+    throw ConfigError("cannot start \"{}\": {}", options_.command[0], std::strerror(reason));
+  }
+}
+
+void Supervisor::wait_for_news() {
+  std::vector<pollfd> polled{{signals_.number(), POLLIN, 0}};
+  for (const Child& child : children_) {
+    for (const Descriptor* pipe : {&child.report, &child.output}) {
+      if (pipe->is_open()) polled.push_back({pipe->number(), POLLIN, 0});
+    }
+  }
+  int timeout = -1;
+  if (kill_at_) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*kill_at_ - Clock::now());
+    timeout = static_cast<int>(std::max<int64_t>(left.count(), 10));
+  }
+  poll(polled.data(), polled.size(), timeout);
+  for (Child& child : children_) read_pipes(child);
+  while (const int signal = signals_.take()) on_signal(signal);
+}
+
+void Supervisor::read_pipes(Child& child) {
+  const auto on_report = [&](const std::string& line) {
+    Report report = read_report(line);
+    if (report.failure) {
+      report.failure->rank = child.rank;
+      note(std::move(*report.failure));
+    }
+    if (!report.run_folder.empty()) run_folder_ = report.run_folder;
+  };
+  const auto on_output = [&](std::string line) {
+    if (options_.shows_all_output) std::fprintf(stderr, "[%d] %s\n", child.rank, line.c_str());
+    child.kept.push_back(std::move(line));
+    if (child.kept.size() > kKeptLines) child.kept.pop_front();
+  };
+  if (child.report.is_open() && !child.report_lines.read(child.report, on_report)) {
+    child.report.close();
+  }
+  if (child.output.is_open() && !child.output_lines.read(child.output, on_output)) {
+    child.output.close();
+  }
+}
+
+void Supervisor::on_signal(int signal) {
+  if (signal == SIGCHLD) return reap();
+  if (stop_signal_ == 0) {
+    stop_signal_ = signal;
+    signal_all(signal);
+  } else {
+    left_at_once_ = true;
+    kill_all();
+  }
+}
+
+void Supervisor::reap() {
+  for (Child& child : children_) {
+    if (child.has_exited || waitpid(child.pid, &child.status, WNOHANG) != child.pid) continue;
+    child.has_exited = true;
+    kill(-child.pid, SIGKILL);  // what the rank itself started
+    read_pipes(child);
+    note_exit(child);
+  }
+}
+
+// An exit that no report explains.
+void Supervisor::note_exit(Child& child) {
+  const auto is_told = [&](const Failure& failure) { return failure.rank == child.rank; };
+  if (child.killed_by_us || std::any_of(failures_.begin(), failures_.end(), is_told)) return;
+  const std::string who = fmt::format("rank {} (process {})", child.rank, child.pid);
+  const double now = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+  if (WIFSIGNALED(child.status)) {
+    const int signal = WTERMSIG(child.status);
+    if (signal == stop_signal_) return;  // it had not come far enough to finish a step
+    const bool is_crash = signal == SIGSEGV || signal == SIGABRT || signal == SIGBUS ||
+                          signal == SIGILL || signal == SIGFPE;
+    int code = options_.starts_outstep ? (is_crash ? 70 : 4) : 128 + signal;
+    note({.rank = child.rank,
+          .kind = is_crash ? "internal error" : "communication error",
+          .exit_code = code,
+          .message = fmt::format("{} was ended by {}", who, signal_name(signal)),
+          .hint = "",
+          .at_seconds = now,
+          .signal = signal});
+  } else if (const int code = WEXITSTATUS(child.status);
+             code != 0 && !(options_.starts_outstep && code > 128)) {  // 128 + signal: stopped
+    note({.rank = child.rank,
+          .kind = "launch error",
+          .exit_code = code,
+          .message = fmt::format("{} left with exit code {}", who, code),
+          .hint = "",
+          .at_seconds = now,
+          .signal = 0});
+  }
+}
+
+void Supervisor::note(Failure failure) {
+  failures_.push_back(std::move(failure));
+  if (!kill_at_) kill_at_ = Clock::now() + options_.grace;
+}
+
+void Supervisor::signal_all(int signal) {
+  for (Child& child : children_) {
+    if (!child.has_exited) kill(-child.pid, signal);
+  }
+}
+
+void Supervisor::kill_all() {
+  for (Child& child : children_) {
+    if (child.has_exited) continue;
+    child.killed_by_us = true;
+    kill(-child.pid, SIGKILL);
+  }
+}
+
+LaunchOutcome Supervisor::outcome() const {
+  LaunchOutcome outcome{.run_folder = run_folder_};
+  if (left_at_once_) {
+    outcome.exit_code = 128 + stop_signal_;
+    return outcome;
+  }
+  const Failure* first = first_failure(failures_);
+  // Ranks that were stopped while still starting leave without a word, and the others miss them:
+  // not a failure.
+  const bool is_echo_of_stop =
+      first != nullptr && stop_signal_ != 0 && first->kind == "communication error" &&
+      std::any_of(children_.begin(), children_.end(), [&](const Child& child) {
+        return WIFSIGNALED(child.status) && WTERMSIG(child.status) == stop_signal_;
+      });
+  if (first != nullptr && !is_echo_of_stop) {
+    outcome.failure = *first;
+    outcome.exit_code = first->exit_code;
+    for (const Child& child : children_) {
+      if (child.rank == first->rank) {
+        outcome.failed_output.assign(child.kept.begin(), child.kept.end());
+      }
+    }
+    return outcome;
+  }
+  for (const Child& child : children_) {
+    if (outcome.exit_code != 0) break;
+    outcome.exit_code =
+        WIFSIGNALED(child.status) ? 128 + WTERMSIG(child.status) : WEXITSTATUS(child.status);
+  }
+  return outcome;
+}
+
+}  // namespace
+
+ReservedPort::ReservedPort(int port) {
+  socket_ = Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int yes = 1;
+  setsockopt(socket_.number(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  socklen_t length = sizeof address;
+  auto* generic = reinterpret_cast<sockaddr*>(&address);
+  if (bind(socket_.number(), generic, length) != 0 ||
+      getsockname(socket_.number(), generic, &length) != 0) {
+    throw CommError("cannot use port {}: {}; choose another with --master-port", port,
+                    std::strerror(errno));
+  }
+  port_ = ntohs(address.sin_port);
+}
+
+LaunchOutcome launch(const LaunchOptions& options) {
+  check(!options.command.empty() && options.num_ranks > 0, "a launch has a command and ranks");
+  return Supervisor(options).run();
+}
+
+int finish_launch(const LaunchOutcome& outcome) {
+  if (!outcome.failure) return outcome.exit_code;
+  Failure failure = *outcome.failure;
+  if (failure.hint.empty() && failure.kind == "communication error" &&
+      !outcome.run_folder.empty()) {
+    failure.hint = resume_hint(outcome.run_folder);
+  }
+  for (const std::string& line : outcome.failed_output) {
+    failure.hint +=
+        fmt::format("{}[rank {}] {}", failure.hint.empty() ? "" : "\n  ", failure.rank, line);
+  }
+  throw FailureError(std::move(failure));
+}
+
+}  // namespace outstep::apps

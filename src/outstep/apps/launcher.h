@@ -1,0 +1,70 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "outstep/apps/descriptor.h"
+#include "outstep/apps/failure.h"
+
+// Starts the ranks of one machine as processes and sees them through to the end.
+//
+//   LaunchOutcome outcome = launch({.command = {"/usr/bin/outstep", "train", "r.toml"}, .num_ranks
+//   = 2}); return outcome.exit_code;
+//
+// Each rank gets torchrun's variables (RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR
+// MASTER_PORT) and OUTSTEP_LAUNCH, the number of a pipe on which an Outstep rank reports how it
+// failed (report.h). Rank 0 has this process's stdout and stderr; of the others only the last lines
+// are kept, for the case that they fail.
+//
+// Each rank leads a process group of its own, so a terminal's Ctrl-C reaches the launcher alone.
+// SIGINT and SIGTERM are passed on once; the second kills all ranks. When a rank fails the others
+// get `grace` to notice, then are killed. The kernel kills the ranks if the launcher dies. So no
+// process outlives the call.
+//
+// Call it from the only thread of the process: it takes its signals by descriptor.
+
+namespace outstep::apps {
+
+struct LaunchOptions {
+  std::vector<std::string> command = {};  // a program, found in PATH, and its arguments
+  int num_ranks = 1;                      // on this machine
+  int num_nodes = 1;                      // machines that run the same launch
+  int node_rank = 0;
+  std::string master_addr = "127.0.0.1";
+  int master_port = 0;  // 0: a free one
+  bool starts_outstep =
+      true;  // the command is Outstep itself: it reports, and its exit codes are known
+  bool shows_all_output = false;  // what the other ranks say too, on stderr behind "[rank]"
+  std::chrono::milliseconds grace{5000};
+};
+
+struct LaunchOutcome {
+  int exit_code = 0;
+  std::optional<Failure> failure = {};  // the first one
+  std::vector<std::string> failed_output =
+      {};                       // last lines of the failed rank's output, unless it is rank 0
+  std::string run_folder = {};  // as rank 0 reported it; may be empty
+};
+
+LaunchOutcome launch(const LaunchOptions& options);
+
+// For a launch of a run: returns the exit code, or throws the first failure with all that is known
+// about it.
+int finish_launch(const LaunchOutcome& outcome);
+
+// A TCP port that no other program is given while this lives; a rank that sets SO_REUSEADDR, as
+// c10d's store does, can still listen on it.
+class ReservedPort {
+ public:
+  // 0: any. Throws CommError if a given port is taken.
+  explicit ReservedPort(int port);
+  int port() const { return port_; }
+
+ private:
+  Descriptor socket_;
+  int port_ = 0;
+};
+
+}  // namespace outstep::apps

@@ -1,0 +1,79 @@
+#include "outstep/train/plan.h"
+
+#include <nlohmann/json.hpp>
+
+#include "outstep/apps/commands.h"
+#include "outstep/apps/places.h"
+#include "outstep/apps/screen.h"
+#include "outstep/apps/table.h"
+#include "outstep/base/errors.h"
+#include "outstep/base/text.h"
+
+namespace outstep::apps {
+namespace {
+
+struct Flags {
+  std::string recipe;
+  std::string link;
+  bool no_measure = false;
+  std::vector<std::string> overrides;
+};
+
+std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {
+  Table memory{.header = {"memory of a rank", "bytes"}, .rows = {}};
+  const auto row = [&](const std::string& what, int64_t bytes) {
+    memory.rows.push_back({what, human_bytes(bytes)});
+  };
+  row("parameters", plan.parameter_bytes);
+  row("gradients", plan.gradient_bytes);
+  row("optimizer state", plan.optimizer_bytes);
+  row("communication buffers", plan.communication_bytes);
+  if (measured) row("activations (peak)", plan.activation_bytes);
+  row(measured ? "together" : "together, without activations", plan.total_bytes());
+
+  Table step{.header = {"a step", ""}, .rows = {}};
+  step.rows.push_back({"sent by a rank", human_bytes(plan.bytes_sent_per_step)});
+  if (measured) step.rows.push_back({"computing", human_seconds(plan.compute_seconds)});
+  if (plan.link_bits_per_second) {
+    step.rows.push_back({"communication", human_seconds(plan.communication_seconds)});
+    if (measured) step.rows.push_back({"together", human_seconds(plan.step_seconds)});
+  }
+  return fmt::format("{}  {} parameters · {}\n\n{}\n{}", plan.model,
+                     with_commas(plan.num_parameters), recipe.mesh.describe(), memory.text(),
+                     step.text());
+}
+
+int run(const Flags& flags, const Invocation& invocation) {
+  Screen screen({.json = invocation.wants_json()});
+  train::PlanOptions options{.link_bits_per_second = std::nullopt, .measure = !flags.no_measure};
+  if (!flags.link.empty()) options.link_bits_per_second = parse_bits_per_second(flags.link);
+  train::Recipe recipe = train::read_recipe(find_recipe(flags.recipe), flags.overrides);
+  const train::Plan plan = train::make_plan(recipe, places_of_machine(), options);
+  if (!invocation.wants_json()) screen.write(plan_text(recipe, plan, options.measure));
+  screen.result(plan.to_json());
+  return 0;
+}
+
+}  // namespace
+
+void add_plan(Invocation& invocation) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App& command = invocation.add_command(
+      {.name = "plan",
+       .summary = "What a recipe would need of memory, network and time, without training",
+       .examples = "outstep plan recipes/quickstart.toml\n"
+                   "outstep plan recipes/quickstart.toml --link 200mbit --mesh.replicas=4"});
+  command
+      .add_option("recipe", flags->recipe, "A recipe's file, or the name of one that comes along")
+      ->required();
+  command.add_option("--link", flags->link,
+                     "Each rank's link, such as 200mbit, 10gbit or 25MB/s: tells the step's time");
+  command.add_flag(
+      "--no-measure", flags->no_measure,
+      "Run nothing: without activations and times, for models too large for this machine");
+  invocation.takes_json(command);
+  invocation.takes_overrides(command, flags->overrides);
+  invocation.on_run(command, [flags, &invocation] { return run(*flags, invocation); });
+}
+
+}  // namespace outstep::apps

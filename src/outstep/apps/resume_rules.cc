@@ -1,0 +1,49 @@
+#include "outstep/apps/resume_rules.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "outstep/base/errors.h"
+
+namespace outstep::apps {
+namespace {
+
+constexpr std::array<std::string_view, 6> kHarmless = {"log.",  "checkpoint.", "evaluation.",
+                                                       "comm.", "data.path",   "data.prefetch"};
+
+struct Told {
+  std::string_view key;
+  std::string_view consequence;
+};
+constexpr std::array<Told, 4> kTold = {{
+    {"train.steps", "schedules that end with the run are stretched to the new end"},
+    {"mesh.replicas", "the micro-batches of a step are as many as the replicas"},
+    {"train.threads", "sums inside kernels may be taken in another order"},
+    {"train.device", "another device rounds otherwise"},
+}};
+
+}  // namespace
+
+std::vector<std::string> check_resume_overrides(const std::vector<std::string>& overrides) {
+  std::vector<std::string> notes;
+  for (const std::string& override : overrides) {
+    const std::string key = override.substr(0, override.find('='));
+    if (std::any_of(kHarmless.begin(), kHarmless.end(),
+                    [&](std::string_view start) { return key.starts_with(start); })) {
+      continue;
+    }
+    const auto told = std::find_if(kTold.begin(), kTold.end(),
+                                   [&](const Told& entry) { return entry.key == key; });
+    if (told == kTold.end()) {
+      throw ConfigError(
+          "--{}: a run cannot go on with another {}; train anew with: outstep train RECIPE --{}",
+          override, key, override);
+    }
+    notes.push_back(
+        fmt::format("--{}: not bit for bit the run it was, since {}", override, told->consequence));
+  }
+  return notes;
+}
+
+}  // namespace outstep::apps

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <atomic>
+
+// SIGINT and SIGTERM during training: the first asks for an orderly stop (finish the step, save a
+// checkpoint, leave), the second ends the process at once. Signals within half a second of the
+// first are the same wish: a terminal and a launcher may both deliver it.
+//
+// Process-wide, as signals are: all that live at a time (ranks as threads) share one wish.
+
+namespace outstep::apps {
+
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  // Set by the first signal; for TrainerOptions::stop.
+  const std::atomic<bool>& stop() const;
+  // The first signal, 0 before it.
+  int signal() const;
+};
+
+}  // namespace outstep::apps

@@ -1,0 +1,76 @@
+#include "outstep/apps/stored_model.h"
+
+#include <nlohmann/json.hpp>
+
+#include "outstep/apps/places.h"
+#include "outstep/base/errors.h"
+#include "outstep/data/datasets.h"
+#include "outstep/io/settings.h"
+#include "outstep/nn/hugging_face.h"
+#include "outstep/train/checkpoint.h"
+#include "outstep/train/run_folder.h"
+
+namespace outstep::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kByteTokens = 256;
+constexpr int64_t kGpt2Tokens = 50257;
+
+bool has_vocabulary(const fs::path& folder) {
+  return fs::exists(folder / "tokenizer.json") || fs::exists(folder / "vocab.json") ||
+         fs::exists(folder / "encoder.json");
+}
+
+std::string tokenizer_name(const StoredModel& stored, int64_t vocab_size) {
+  if (stored.recipe) {
+    auto settings = io::Settings::from_file(*stored.recipe);
+    return settings.section("data").text("tokenizer", "bytes");
+  }
+  if (has_vocabulary(stored.folder)) return stored.folder.string();
+  if (vocab_size == kByteTokens) return "bytes";
+  if (vocab_size == kGpt2Tokens) return "gpt2";
+  throw ConfigError("{} has no vocabulary in it; name one with --tokenizer",
+                    stored.folder.string());
+}
+
+}  // namespace
+
+fs::path find_stored_model(const fs::path& named) {
+  if (train::folder_kind(named) != train::FolderKind::run) return named;
+  const auto checkpoints = train::list_checkpoints(named);
+  if (checkpoints.empty()) throw DataError("{} has no complete checkpoint yet", named.string());
+  return checkpoints.back().folder;
+}
+
+StoredModel open_stored_model(const fs::path& named) {
+  StoredModel stored{.folder = find_stored_model(named),
+                     .recipe = std::nullopt,
+                     .model = nullptr,
+                     .params = nullptr};
+  if (fs::exists(stored.folder / "recipe.toml")) stored.recipe = stored.folder / "recipe.toml";
+  stored.model = nn::read_model(stored.folder);
+  stored.params = std::make_unique<nn::FlatParams>(*stored.model, /*seed=*/0);
+  nn::load_folder(stored.folder, *stored.model, *stored.params);
+  return stored;
+}
+
+std::shared_ptr<const data::Tokenizer> tokenizer_of(const StoredModel& stored,
+                                                    const std::string& wanted) {
+  const auto config = stored.model->config();
+  if (!config.contains("vocab_size")) {
+    throw ConfigError("{} holds a {}, which knows no text", stored.folder.string(),
+                      stored.model->family());
+  }
+  const auto vocab_size = config["vocab_size"].get<int64_t>();
+  const std::string name = wanted.empty() ? tokenizer_name(stored, vocab_size) : wanted;
+  auto tokenizer = data::open_tokenizer(name, data_places_of_machine());
+  if (tokenizer->vocab_size() > vocab_size) {
+    throw ConfigError("tokenizer \"{}\" has {} tokens, but the model in {} knows {}", name,
+                      tokenizer->vocab_size(), stored.folder.string(), vocab_size);
+  }
+  return tokenizer;
+}
+
+}  // namespace outstep::apps

@@ -1,0 +1,95 @@
+#include "outstep/apps/training.h"
+
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "outstep/apps/failure.h"
+#include "outstep/apps/generate.h"
+#include "outstep/apps/hint.h"
+#include "outstep/apps/places.h"
+#include "outstep/apps/report.h"
+#include "outstep/apps/run_text.h"
+#include "outstep/apps/stop_signals.h"
+#include "outstep/base/errors.h"
+#include "outstep/io/chrome_trace.h"
+#include "outstep/train/run_folder.h"
+
+namespace outstep::apps {
+namespace {
+
+constexpr int64_t kSampleTokens = 240;
+constexpr double kSampleSeconds = 3;
+
+// A taste of what a language model has learned; bounded, because it is only a taste.
+void show_sample(const train::Assembly& assembly, Screen& screen) {
+  const auto& data = assembly.data;
+  if (!data.tokenizer) return;
+  const std::string text = generate(
+      *assembly.model, *data.tokenizer,
+      {.prompt = "\n", .sample = {.max_tokens = kSampleTokens}, .max_seconds = kSampleSeconds});
+  screen.line("── a sample ──\n" + text + "\n──────────────");
+}
+
+void write_trace(const std::optional<trace::Tracer>& tracer, const std::filesystem::path& folder,
+                 int rank) {
+  if (!tracer || folder.empty()) return;
+  io::write_chrome_trace(folder / fmt::format("trace-{}.json", rank), *tracer, rank);
+}
+
+// What is known about a run that a peer's loss has ended: where its flight record lies, and how to
+// go on.
+std::string hint_after(const Failure& failure, const std::filesystem::path& folder) {
+  if (folder.empty() || failure.kind != "communication error") return failure.hint;
+  return resume_hint(folder);
+}
+
+int exit_code_of(const train::Summary& summary, const StopSignals& signals) {
+  if (summary.finished) return 0;
+  return 128 + (signals.signal() != 0 ? signals.signal() : SIGTERM);  // else a peer was asked
+}
+
+}  // namespace
+
+int train_on_rank(const TrainingJob& job, Rank& rank) {
+  train::Recipe recipe = job.read_recipe();
+  std::optional<trace::Tracer> tracer;
+  if (job.trace) tracer.emplace();
+  const auto assembly =
+      train::assemble(recipe, places_of_machine(), rank.fabric, tracer ? &*tracer : nullptr);
+  rank.screen.line(start_text(recipe, *assembly));
+  if (job.dry_run) return 0;
+
+  const std::filesystem::path folder =
+      job.resume ? job.run_folder
+                 : train::make_run_folder(job.run_folder, recipe.name, *assembly->world_group);
+  if (rank.world.rank == 0) report_run_folder(folder);
+  const StopSignals signals;
+  train::Summary summary;
+  try {
+    summary = train::run_training(
+        recipe, *assembly,
+        {.run_folder = folder,
+         .resume = job.resume,
+         .stop = &signals.stop(),
+         .on_progress =
+             [&](const train::Progress& p) { rank.screen.progress(p, recipe.log.every); },
+         .tracer = tracer ? &*tracer : nullptr});
+  } catch (...) {
+    rank.screen.end_progress();
+    write_trace(tracer, folder, rank.world.rank);
+    Failure failure = describe_failure(std::current_exception());
+    failure.hint = hint_after(failure, folder);
+    throw FailureError(std::move(failure));
+  }
+  rank.screen.end_progress();
+  write_trace(tracer, folder, rank.world.rank);
+  if (rank.world.rank == 0) {
+    if (summary.finished) show_sample(*assembly, rank.screen);
+    rank.screen.line(end_text(*assembly, summary));
+    rank.screen.result(summary.to_json());
+  }
+  return exit_code_of(summary, signals);
+}
+
+}  // namespace outstep::apps
