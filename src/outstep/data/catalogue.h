@@ -30,9 +30,9 @@ struct CatalogueArchive {
 struct CatalogueEntry {
   std::string name;                             // as in data.name, where it has one
   std::string folder;                           // below OUTSTEP_DATA
-  std::string what;                             // one line
-  std::string licence;                          // one line
-  std::string source;                           // who made it, and the page that says so
+  std::string what = {};                        // one line
+  std::string licence = {};                     // one line
+  std::string source = {};                      // who made it, and the page that says so
   std::vector<CatalogueArchive> archives = {};  // none or one
   std::vector<CatalogueFile> files = {};
 

@@ -271,7 +271,7 @@ UsualNames usual_cifar(const std::string& name) {
 
 void require_all_batches(const DataOptions& options, const fs::path& folder,
                          const UsualNames& usual) {
-  if (!options.train_files.empty() || !fs::is_directory(folder)) return;
+  if (!options.train_files.empty()) return;
   for (const std::string& name : usual.train) {
     if (fs::exists(folder / name)) continue;
     throw DataError(
@@ -324,6 +324,11 @@ ImagePair open_idx_pair(const DataOptions& options, const fs::path& path) {
 Datasets open_images(const DataOptions& options, const Places& places) {
   const ImageFacts& facts = *find_image_set(options.name);
   const fs::path path = place_of(options, facts.wanted, places);
+  if (!fs::is_directory(path)) {
+    throw ConfigError(
+        "data \"{}\" is read from a folder with its files, but data.path is the file {}",
+        options.name, path.string());
+  }
   ImagePair pair =
       is_cifar(options.name) ? open_cifar_pair(options, path) : open_idx_pair(options, path);
   const ImageRecords& shape = pair.train;

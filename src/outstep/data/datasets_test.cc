@@ -302,6 +302,15 @@ TEST(OpenCifar, SaysWhichFileIsMissing) {
                 "in data.train_files");
 }
 
+TEST(OpenImages, NeedsAFolder) {
+  TempFolder folder;
+  const auto file = folder.write("data_batch_1.bin", std::string(3073, '\0'));
+  EXPECT_EQ(message_of<ConfigError>(
+                [&] { open_datasets({.name = "cifar10", .path = file.string()}, {}); }),
+            "data \"cifar10\" is read from a folder with its files, but data.path is the file " +
+                file.string());
+}
+
 TEST(OpenIdx, TakesTheShippedFashionSample) {
   const Datasets data = open_datasets(options_of("name = \"fashion_mnist\""), shipped());
   EXPECT_EQ(data.train->size(), 4000);

@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -25,6 +26,10 @@ class PartFile {
   explicit PartFile(const fs::path& path) : path_(path.string() + ".part") {
     descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (descriptor_ < 0) throw_errno("cannot be written");
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      ::close(descriptor_);
+      throw DataError("{}: another process is downloading it", path.string());
+    }
     size_ = ::lseek(descriptor_, 0, SEEK_END);
   }
   ~PartFile() {

@@ -10,9 +10,9 @@
 namespace outstep::data {
 
 struct DownloadOptions {
-  std::vector<std::string> addresses;  // http or https; the next is tried when one fails
-  int64_t num_bytes = 0;               // the file's size
-  std::string sha256;                  // 64 lower-case digits
+  std::vector<std::string> addresses = {};  // http or https; the next is tried when one fails
+  int64_t num_bytes = 0;                    // the file's size
+  std::string sha256 = {};                  // 64 lower-case digits
   // Called from this thread some times a second. May be null.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> on_progress = nullptr;
   const std::atomic<bool>* stop = nullptr;  // set: leaves with a DataError, keeping what came
@@ -25,7 +25,7 @@ struct DownloadOptions {
 // and begins anew where it cannot. A .part that turns out wrong is deleted; if some of it was left
 // by an earlier call, the download is tried once more from the beginning. Throws DataError: no
 // address gives the file (each with its reason: no answer, 404, wrong size, wrong hash), disk full.
-// One download to a path at a time.
+// A second download to the same path at the same time is refused.
 void download(const std::filesystem::path& path, const DownloadOptions& options);
 
 }  // namespace outstep::data

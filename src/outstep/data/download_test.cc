@@ -35,10 +35,10 @@ class Download : public ::testing::Test {
     return options(std::vector<std::string>{path});
   }
   DownloadOptions options(const std::vector<std::string>& paths) const {
-    DownloadOptions options{.num_bytes = static_cast<int64_t>(content_.size()),
-                            .sha256 = hash_of(content_)};
-    for (const std::string& path : paths) options.addresses.push_back(server_.address(path));
-    return options;
+    DownloadOptions wanted{.num_bytes = static_cast<int64_t>(content_.size()),
+                           .sha256 = hash_of(content_)};
+    for (const std::string& path : paths) wanted.addresses.push_back(server_.address(path));
+    return wanted;
   }
   std::filesystem::path target() const { return folder_.path() / "file.bin"; }
   std::filesystem::path part() const { return folder_.path() / "file.bin.part"; }
@@ -68,8 +68,7 @@ TEST_F(Download, GoesOnWhereItWasInterrupted) {
   const std::string error = data_error([&] { download(target(), options("/f")); });
   EXPECT_THAT(
       error,
-      HasSubstr(
-          "the download stopped at 100 kB of 300 kB; the same command goes on from there"));
+      HasSubstr("the download stopped at 100 kB of 300 kB; the same command goes on from there"));
   EXPECT_THAT(error, HasSubstr(server_.address("/f")));
   EXPECT_FALSE(std::filesystem::exists(target()));
   ASSERT_EQ(std::filesystem::file_size(part()), 100'000);
@@ -164,6 +163,18 @@ TEST_F(Download, StopsWhenAskedAndKeepsWhatCame) {
   EXPECT_FALSE(std::filesystem::exists(target()));
   EXPECT_GT(std::filesystem::file_size(part()), 0);
   download(target(), options("/f"));
+  EXPECT_EQ(testing::read_file(target()), content_);
+}
+
+TEST_F(Download, RefusesASecondOneToTheSamePath) {
+  server_.serve("/f", {.content = content_});
+  DownloadOptions wanted = options("/f");
+  std::string error;
+  wanted.on_progress = [&](int64_t, int64_t) {
+    if (error.empty()) error = data_error([&] { download(target(), options("/f")); });
+  };
+  download(target(), wanted);
+  EXPECT_EQ(error, target().string() + ": another process is downloading it");
   EXPECT_EQ(testing::read_file(target()), content_);
 }
 

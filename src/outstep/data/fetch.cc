@@ -29,8 +29,8 @@ std::string sha256_of_content(std::span<const std::byte> compressed, const std::
 }
 
 // Whether a file is what the catalogue says: the same bytes, or the same once decompressed. "" or
-// what is wrong.
-std::string difference(const CatalogueFile& wanted, const fs::path& path) {
+// what is wrong. Throws DataError if it cannot be read or decompressed.
+std::string compare(const CatalogueFile& wanted, const fs::path& path) {
   const io::MappedFile file(path);
   const auto bytes = file.bytes();
   if (!wanted.content_sha256.empty()) {
@@ -49,6 +49,15 @@ std::string difference(const CatalogueFile& wanted, const fs::path& path) {
   const std::string found = sha256_of_file(path);
   if (found == wanted.sha256) return "";
   return fmt::format("its SHA-256 is {}, but {} is expected", found, wanted.sha256);
+}
+
+// The same, where what cannot be read is wrong, too.
+std::string difference(const CatalogueFile& wanted, const fs::path& path) {
+  try {
+    return compare(wanted, path);
+  } catch (const DataError& error) {
+    return error.what();
+  }
 }
 
 // The file under its name, or uncompressed under its name without .gz; nothing if neither is there.

@@ -19,10 +19,11 @@ struct FetchProgress {
 
 struct FetchOptions {
   std::filesystem::path data_root;  // the set's folder is made in it
-  std::filesystem::path from;  // a folder that has the set already, to copy from; empty: download
+  // A folder that has the set already, to copy from; empty: download.
+  std::filesystem::path from = {};
   std::function<void(const FetchProgress&)> on_progress = nullptr;
-  const std::atomic<bool>* stop =
-      nullptr;  // set: leave with a DataError; the same call goes on from there
+  // Set: leave with a DataError; the same call goes on from there.
+  const std::atomic<bool>* stop = nullptr;
 };
 
 struct FetchReport {

@@ -90,6 +90,12 @@ TEST_F(Fetch, ReplacesAFileThatIsWrong) {
   EXPECT_EQ(content("loose-set/text.txt"), text_);
 }
 
+TEST_F(Fetch, ReplacesACompressedFileThatWasCutOff) {
+  folder_.write("data/loose-set/images.gz", images_.substr(0, 20));
+  EXPECT_THAT(fetch(loose(), {.data_root = root()}).fetched, ElementsAre("text.txt", "images.gz"));
+  EXPECT_EQ(content("loose-set/images.gz"), images_);
+}
+
 TEST_F(Fetch, UnpacksAnArchiveAndRemovesIt) {
   std::vector<std::string> shown;
   const FetchReport report =

@@ -8,16 +8,14 @@ namespace outstep::data {
 // Where data may lie on this machine. Handed in: nothing in this room reads the environment. Each
 // may be empty.
 struct Places {
-  std::filesystem::path
-      data_root;  // the user's data (OUTSTEP_DATA): data_root/cifar-10-batches-bin …
-  std::filesystem::path shipped;  // the samples that come with Outstep
-  std::filesystem::path cache;    // tokenised text is kept here; empty: it is made anew each time
+  std::filesystem::path data_root;  // the user's data (OUTSTEP_DATA), a folder a set
+  std::filesystem::path shipped;    // the samples that come with Outstep
+  std::filesystem::path cache;      // tokenised text is kept here; empty: it is made anew each time
 };
 
 struct Wanted {
-  std::string name;  // as in data.name and `outstep data get NAME`
-  std::string
-      folder;  // below data_root, and below shipped unless sample says otherwise; may be empty
+  std::string name;    // as in data.name and `outstep data get NAME`
+  std::string folder;  // below data_root, and below shipped unless sample says otherwise
   std::string sample = {};
 };
 
