@@ -22,8 +22,6 @@ install(FILES
   "${PROJECT_SOURCE_DIR}/cmake/OutstepTorch.cmake" "${PROJECT_SOURCE_DIR}/cmake/OutstepDependencies.cmake"
   DESTINATION "${_package}")
 
-if(TARGET outstep)
-  install(TARGETS outstep RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
-endif()
+install(TARGETS outstep RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/recipes" "${PROJECT_SOURCE_DIR}/data" DESTINATION "${_share}")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${_share}")
