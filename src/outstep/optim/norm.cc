@@ -21,24 +21,30 @@ constexpr int64_t kBlocksPerTask = 256;  // 64 Ki elements: worth a thread
 
 static_assert(kNormGrain % kLanes == 0);
 
+constexpr int kHalf = kLanes / 2;
+using F32x8 = float __attribute__((vector_size(sizeof(float) * kHalf)));
+using F64x8 = double __attribute__((vector_size(sizeof(double) * kHalf)));
+
 // The order in which a block is summed, part of the definition of the norm: 16 sums, one a lane,
 // over the block's rows of 16 (missing elements count as zero), then halved four times.
-OUTSTEP_INLINE double sum_lanes(double* lanes) {
-  for (int half = kLanes / 2; half > 0; half /= 2) {
+OUTSTEP_INLINE double sum_full_block(const float* values) {
+  F64x8 low = {}, high = {};  // lanes 0-7, 8-15
+  for (int row = 0; row < kNormGrain / kLanes; ++row) {
+    F32x8 narrow_low, narrow_high;
+    std::memcpy(&narrow_low, values + row * kLanes, sizeof(narrow_low));
+    std::memcpy(&narrow_high, values + row * kLanes + kHalf, sizeof(narrow_high));
+    const F64x8 wide_low = __builtin_convertvector(narrow_low, F64x8);
+    const F64x8 wide_high = __builtin_convertvector(narrow_high, F64x8);
+    low += wide_low * wide_low;  // the products are exact: 48 bits
+    high += wide_high * wide_high;
+  }
+  low += high;
+  double lanes[kHalf];
+  std::memcpy(lanes, &low, sizeof(lanes));
+  for (int half = kHalf / 2; half > 0; half /= 2) {
     for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   }
   return lanes[0];
-}
-
-OUTSTEP_INLINE double sum_full_block(const float* values) {
-  double lanes[kLanes] = {};
-  for (int row = 0; row < kNormGrain / kLanes; ++row) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const double value = values[row * kLanes + lane];
-      lanes[lane] += value * value;  // the product is exact: 48 bits
-    }
-  }
-  return sum_lanes(lanes);
 }
 
 OUTSTEP_INLINE void sum_blocks(const float* values, int64_t num_blocks, double* sums) {
