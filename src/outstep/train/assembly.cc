@@ -17,6 +17,7 @@
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/train/agree.h"
+#include "outstep/train/stand_in.h"
 #include "outstep/train/tables.h"
 
 namespace outstep::train {
@@ -73,12 +74,9 @@ int64_t num_cores() {
   return std::max(CPU_COUNT(&cores), 1);
 }
 
-// The recipe's, else this machine's cores shared by the ranks on it.
-int64_t choose_threads(int64_t wanted, comm::Group& world) {
-  if (wanted > 0) return wanted;
+int64_t count_ranks_here(comm::Group& world) {
   const auto host = static_cast<int64_t>(hash_text(host_name()));
-  const int64_t num_ranks = (gather_values(world, host) == host).sum().item<int64_t>();
-  return std::max<int64_t>(num_cores() / num_ranks, 1);
+  return (gather_values(world, host) == host).sum().item<int64_t>();
 }
 
 // The key and value of each line, without the comment that tells its origin.
@@ -138,6 +136,12 @@ data::DataOptions read_data(Recipe& recipe) {
   return data::read_data_options(recipe.settings.section("data"), n_positions);
 }
 
+data::Datasets open_data(const data::DataOptions& options, const Places& places) {
+  return data::open_datasets(
+      options,
+      {.data_root = places.data_root, .shipped = places.shipped_data, .cache = places.cache});
+}
+
 nn::ModelFacts facts_of(const data::Datasets& data, const std::string& name) {
   nn::ModelFacts facts{.source = fmt::format("data \"{}\"", name),
                        .vocab_size = data.vocab_size,
@@ -154,6 +158,15 @@ nn::ModelFacts facts_of(const data::Datasets& data, const std::string& name) {
 
 Assembly::Assembly() = default;
 Assembly::~Assembly() = default;
+
+int64_t fair_threads(int64_t wanted, int64_t num_ranks_here) {
+  return wanted > 0 ? wanted : std::max<int64_t>(num_cores() / num_ranks_here, 1);
+}
+
+void use_threads(Assembly& assembly, int64_t num_threads) {
+  assembly.threads = num_threads;
+  at::set_num_threads(static_cast<int>(num_threads));
+}
 
 std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric) {
   const comm::Mesh& mesh = recipe.mesh;
@@ -172,15 +185,20 @@ std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric
   return assembly;
 }
 
-void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer) {
+void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer,
+           MissingData missing_data) {
   io::Settings& settings = recipe.settings;
   assembly.device = choose_device(recipe.train.device);
   const data::DataOptions data_options = read_data(recipe);
-  assembly.data = data::open_datasets(
-      data_options,
-      {.data_root = places.data_root, .shipped = places.shipped_data, .cache = places.cache});
-  assembly.model =
-      nn::make_model(settings.section("model"), facts_of(assembly.data, data_options.name));
+  nn::ModelFacts facts = usual_facts(data_options);
+  try {
+    assembly.data = open_data(data_options, places);
+    facts = facts_of(assembly.data, data_options.name);
+  } catch (const DataError&) {
+    if (missing_data == MissingData::refuse) throw;
+  }
+  assembly.model = nn::make_model(settings.section("model"), facts);
+  if (!assembly.data.train) assembly.data = stand_in(*assembly.model, facts);
   assembly.params =
       std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, assembly.device);
   assembly.stream = make_stream(recipe, data_options, assembly, tracer);
@@ -198,8 +216,7 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::F
                                    trace::Tracer* tracer) {
   auto assembly = make_groups(recipe, fabric);
   comm::Group& world = *assembly->world_group;
-  assembly->threads = choose_threads(recipe.train.threads, world);
-  at::set_num_threads(static_cast<int>(assembly->threads));
+  use_threads(*assembly, fair_threads(recipe.train.threads, count_ranks_here(world)));
   together(world, [&] { build(recipe, places, *assembly, tracer); });
   require_same(recipe.settings.resolved(), "another recipe", world);
   comm::require_agreement(world, "parameters", hash_text(layout_of(*assembly->params)));

@@ -58,6 +58,16 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::F
 
 // The parts of assemble, for whoever builds a rank without its peers (plan.cc).
 std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric);
-void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer);
+enum class MissingData {
+  refuse,    // DataError
+  stand_in,  // the model's own examples take its place
+};
+void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer,
+           MissingData missing_data = MissingData::refuse);
+
+// As many threads as wanted; for 0 a fair share of this machine's cores.
+int64_t fair_threads(int64_t wanted, int64_t num_ranks_here);
+// Makes the calling thread, which is the one that trains, compute with so many.
+void use_threads(Assembly& assembly, int64_t num_threads);
 
 }  // namespace outstep::train

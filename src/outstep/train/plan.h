@@ -9,21 +9,23 @@
 
 namespace outstep::train {
 
-// What a run would need, found without training: parameters counted, one micro-batch run forward
-// and backward to measure activations and time, traffic by the sync's formula.
+// What a run would need, found without training: parameters counted, a step of one micro-batch run
+// to measure activations and time, traffic by the sync's formula.
 struct Plan {
   std::string model;
   int64_t num_parameters = 0;
-  int64_t parameter_bytes = 0;
+  int64_t parameter_bytes = 0;  // with the padding of the flat vector
   int64_t gradient_bytes = 0;
   int64_t optimizer_bytes = 0;      // of this rank's share
   int64_t communication_bytes = 0;  // buffers
-  int64_t activation_bytes = 0;     // peak of a forward and backward pass beyond all the above
+  int64_t activation_bytes = 0;     // peak of a step beyond all the above: activations, batches
   int64_t bytes_sent_per_step = 0;  // by this rank
-  double compute_seconds = 0;       // of one step's micro-batches
+  int64_t overlapped_bytes = 0;     // the part that may travel behind computing
+  double compute_seconds = 0;       // of one step's micro-batches and the update
   std::optional<double> link_bits_per_second;
   double communication_seconds = 0;  // bytes / rate, one direction
   double step_seconds = 0;           // with the overlap this sync can have
+  bool is_data_here = true;          // false: the model's own examples were used in its place
 
   int64_t total_bytes() const {
     return parameter_bytes + gradient_bytes + optimizer_bytes + communication_bytes +
@@ -34,11 +36,11 @@ struct Plan {
 
 struct PlanOptions {
   std::optional<double> link_bits_per_second;
-  bool measure =
-      true;  // false: leave activations and times at 0 (a model too large for this machine)
+  bool measure = true;  // false: activations and times stay 0 (a model too large for this machine)
 };
 
-// Builds rank 0 of the recipe's mesh in this process alone.
+// Builds rank 0 of the recipe's mesh in this process alone. The counter of memory is installed by
+// this, if it was not. Data that is not on this machine is replaced by the model's own examples.
 Plan make_plan(Recipe& recipe, const Places& places, const PlanOptions& options);
 
 }  // namespace outstep::train

@@ -106,8 +106,8 @@ void Trainer::begin() {
   newest = broadcast_text(*assembly_.world_group, newest);
   if (!newest.empty()) {
     first_step_ = step_ = saved_step_ = load_checkpoint(newest, assembly_);
-    log::info("going on from {}", newest);
-  } else if (options_.resume) {
+    if (is_first()) log::info("going on from {}", newest);
+  } else if (options_.resume && is_first()) {
     log::warn("{} has no checkpoint yet: starting from step 0", folder.string());
   }
   together(*assembly_.world_group, [&] {

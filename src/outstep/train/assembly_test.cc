@@ -1,0 +1,146 @@
+#include "outstep/train/assembly.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "outstep/base/errors.h"
+#include "outstep/comm/launch.h"
+#include "outstep/train/tables.h"
+#include "outstep/train/test_world.h"
+
+namespace outstep::train {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using testing::Outcome;
+using ::testing::StartsWith;
+using testing::TemporaryFolder;
+
+class AssemblyTest : public ::testing::Test {
+ protected:
+  AssemblyTest() {
+    at::set_num_threads(1);
+    testing::write_text_data(folder_.path() / "words.txt");
+    testing::write_image_data(folder_.path() / "images");
+  }
+  std::string text() const { return testing::text_recipe(folder_.path() / "words.txt"); }
+
+  // Of all ranks alike.
+  std::string error_of(const std::vector<std::string>& overrides) {
+    std::vector<Outcome> outcomes;
+    try {
+      outcomes = testing::on_world({.toml = text(), .overrides = overrides, .folder = {}},
+                                   [](Recipe&, Assembly&) { return Summary{}; });
+    } catch (const Error& error) {  // of reading the recipe
+      return fmt::format("{}: {}", error.kind(), error.what());
+    }
+    for (const Outcome& outcome : outcomes) EXPECT_EQ(outcome.error, outcomes[0].error);
+    return outcomes[0].error;
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(AssemblyTest, AKeyThatNobodyReadsIsAnErrorWithItsPlaceAndTheNearestSpelling) {
+  EXPECT_THAT(error_of({"engine.micro_bach=3"}),
+              AllOf(StartsWith("config error: --engine.micro_bach: unknown key \"micro_bach\" in "
+                               "[engine]"),
+                    HasSubstr("did you mean \"micro_batch\"?")));
+  EXPECT_THAT(error_of({"optimiser.lr=3"}), HasSubstr("did you mean [optimizer]?"));
+  EXPECT_THAT(error_of({"optimizer.nesterov=true"}), HasSubstr("unknown key \"nesterov\""));
+}
+
+TEST_F(AssemblyTest, UnknownNamesGetTheListAndTheNearestSpelling) {
+  EXPECT_THAT(error_of({"sync.name=zero"}),
+              AllOf(HasSubstr("--sync.name: sync.name is \"zero\""), HasSubstr("none, ddp, zero1"),
+                    HasSubstr("did you mean \"zero1\"?")));
+  EXPECT_THAT(error_of({"engine.name=backprob"}), HasSubstr("did you mean \"backprop\"?"));
+  EXPECT_THAT(error_of({"ensemble.name=wash"}), HasSubstr("it must be one of: none"));
+  EXPECT_THAT(error_of({"optimizer.name=adam"}), HasSubstr("did you mean \"adamw\"?"));
+  EXPECT_THAT(error_of({"comm.backend=glo"}), HasSubstr("did you mean \"gloo\"?"));
+}
+
+TEST_F(AssemblyTest, ValuesOutOfRangeNameTheirKeyAndBounds) {
+  EXPECT_THAT(error_of({"train.steps=0"}), HasSubstr("train.steps is 0, it must be at least 1"));
+  EXPECT_THAT(error_of({"train.seed=text"}), HasSubstr("train.seed must be a whole number"));
+  EXPECT_THAT(error_of({"train.clip_norm=-1"}), HasSubstr("train.clip_norm is -1"));
+  EXPECT_THAT(error_of({"comm.deadline_seconds=0"}), HasSubstr("must be more than 0"));
+  EXPECT_THAT(error_of({"mesh.replicas=0"}), HasSubstr("mesh.replicas is 0"));
+}
+
+TEST_F(AssemblyTest, CombinationsThatMakeNoSenseAreRefusedWithTheReason) {
+  EXPECT_THAT(error_of({"mesh.replicas=2", "sync.name=none"}),
+              AllOf(HasSubstr("sync \"none\" is for one replica, and mesh.replicas is 2"),
+                    HasSubstr("use sync \"ddp\" or \"zero1\"")));
+  EXPECT_THAT(error_of({"mesh.members=2"}), HasSubstr("mesh.members = 2: a population needs"));
+  EXPECT_THAT(error_of({"mesh.stages=2"}), HasSubstr("mesh.stages = 2: no engine cuts"));
+}
+
+TEST_F(AssemblyTest, AGpuThatIsNotThereIsAConfigError) {
+  if (at::hasCUDA()) GTEST_SKIP() << "there is a GPU";
+  EXPECT_THAT(error_of({"train.device=cuda"}),
+              AllOf(StartsWith("config error: train.device = \"cuda\""), HasSubstr("no GPU here"),
+                    HasSubstr("use \"cpu\"")));
+}
+
+TEST_F(AssemblyTest, AWorldOfAnotherSizeThanTheMeshIsRefused) {
+  auto fabrics = comm::local_fabrics(2);
+  Recipe recipe = read_recipe_text(text(), "test.toml", {"mesh.replicas=3", "sync.name=ddp"});
+  try {
+    assemble(recipe, {}, *fabrics[0], nullptr);
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("3 replicas × 1 stage × 1 member = 3 ranks"),
+                                    HasSubstr("has 2"), EndsWith("set --mesh.replicas=2")));
+  }
+}
+
+TEST_F(AssemblyTest, RanksWithDifferentRecipesAreRefusedWithTheFirstDifference) {
+  auto fabrics = comm::local_fabrics(2);
+  std::vector<std::string> errors(2);
+  {
+    std::vector<std::jthread> ranks;
+    for (size_t r = 0; r < 2; ++r) {
+      ranks.emplace_back([&, r] {
+        Recipe recipe = read_recipe_text(
+            text(), "test.toml",
+            {"mesh.replicas=2", "sync.name=ddp", r == 0 ? "optimizer.lr=0.1" : "optimizer.lr=0.2"});
+        try {
+          assemble(recipe, {}, *fabrics[r], nullptr);
+        } catch (const ConfigError& error) {
+          errors[r] = error.what();
+        }
+      });
+    }
+  }
+  EXPECT_EQ(errors[0], errors[1]);
+  EXPECT_EQ(errors[0],
+            "rank 1 has another recipe than rank 0: \"lr = 0.2\" where rank 0 has \"lr = 0.1\"; "
+            "start all ranks with the same recipe and overrides");
+}
+
+TEST_F(AssemblyTest, MissingDataIsADataErrorOnEveryRank) {
+  EXPECT_THAT(error_of({"mesh.replicas=2", "data.path=nowhere.txt"}),
+              AllOf(StartsWith("data error: "), HasSubstr("nowhere.txt")));
+}
+
+TEST_F(AssemblyTest, TheFreeChoiceOfSyncFollowsTheMesh) {
+  const auto name_with = [&](const std::string& replicas) {
+    std::string name;
+    testing::on_world({.toml = text(), .overrides = {"mesh.replicas=" + replicas}, .folder = {}},
+                      [&](Recipe&, Assembly& assembly) {
+                        if (assembly.place.replica == 0) name = assembly.sync->name();
+                        return Summary{};
+                      });
+    return name;
+  };
+  EXPECT_EQ(name_with("1"), "none");
+  EXPECT_EQ(name_with("2"), "ddp");
+}
+
+}  // namespace
+}  // namespace outstep::train
