@@ -193,6 +193,17 @@ void gather_bf16(Group& group, const at::Tensor& output, const Shards& shards,
   for (Work& work : sends) work.wait();
 }
 
+// What a collective does in a group of one, on any device.
+void copy_alone(const at::Tensor& input, const at::Tensor& output, Wire wire) {
+  const at::ScalarType wire_type = wire_dtype(input, wire);
+  const at::Tensor values = flat(input);
+  if (wire_type != input.scalar_type()) {
+    flat(output).copy_(values.to(wire_type));
+  } else if (output.const_data_ptr() != input.const_data_ptr()) {
+    flat(output).copy_(values);
+  }
+}
+
 }  // namespace
 
 void reduce_scatter(Group& group, const at::Tensor& input, at::Tensor output, const Shards& shards,
@@ -203,6 +214,7 @@ void reduce_scatter(Group& group, const at::Tensor& input, at::Tensor output, co
   check(output.numel() == shards.size(group.rank()),
         "reduce_scatter's output is this rank's shard");
   check(input.scalar_type() == output.scalar_type(), "reduce_scatter keeps the dtype");
+  if (group.size() == 1) return copy_alone(input, output, wire);
   const at::Tensor values = flat(input);
   Reduction reduction{.group = group,
                       .outgoing = {},
@@ -223,6 +235,7 @@ void all_gather(Group& group, const at::Tensor& input, at::Tensor output, const 
   check(output.numel() == shards.total, "all_gather's output is as long as the shards");
   check(input.numel() == shards.size(group.rank()), "all_gather's input is this rank's shard");
   check(input.scalar_type() == output.scalar_type(), "all_gather keeps the dtype");
+  if (group.size() == 1) return copy_alone(input, output, wire);
   const at::Tensor whole = flat(output);
   copy_bytes(whole.narrow(0, shards.begin(group.rank()), input.numel()), flat(input));
   if (wire_dtype(output, wire) == output.scalar_type()) {
@@ -233,6 +246,7 @@ void all_gather(Group& group, const at::Tensor& input, at::Tensor output, const 
 }
 
 void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire, const Cut& cut) {
+  if (group.size() == 1) return copy_alone(tensor, tensor, wire);
   const at::Tensor vector = flat(tensor);
   const at::ScalarType wire_type = wire_dtype(vector, wire);
   const bool is_direct =
@@ -259,6 +273,7 @@ void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, CallOp
   check(input.size(0) == group.size() && output.size(0) == group.size(),
         "all_to_all has a row for each rank");
   check(input.nbytes() == output.nbytes(), "all_to_all keeps the size");
+  if (group.size() == 1) return copy_alone(input, output, Wire::exact);
   const at::Tensor from = input.detach();
   const at::Tensor to = output.detach();
   std::vector<Work> works;

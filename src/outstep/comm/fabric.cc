@@ -13,6 +13,8 @@
 #include "outstep/comm/complaint.h"
 #include "outstep/comm/gloo_group.h"
 #include "outstep/comm/local_group.h"
+#include "outstep/comm/mpi_fabric.h"
+#include "outstep/comm/nccl_group.h"
 #include "outstep/comm/network.h"
 #include "outstep/comm/throttle.h"
 
@@ -92,11 +94,13 @@ std::string own_address(const World& world, const FabricOptions& options) {
       world.master_addr, host_name());
 }
 
+// Gloo for CPU tensors, and NCCL for CUDA tensors where asked for.
 class GlooFabric : public Fabric {
  public:
   GlooFabric(const World& world, const FabricOptions& options)
       : world_(world),
         deadline_(options.deadline),
+        uses_nccl_(options.backend == "nccl"),
         address_(own_address(world, options)),
         device_(address_),
         rendezvous_(world, address_, options.deadline) {}
@@ -111,13 +115,17 @@ class GlooFabric : public Fabric {
                     .deadline = deadline_};
     for (const int rank : ranks)
       place.names.push_back(rendezvous_.names()[static_cast<size_t>(rank)]);
-    return std::make_unique<GlooGroup>(rendezvous_, device_, std::move(place));
+    const std::string key = place.key;
+    auto group = std::make_unique<GlooGroup>(rendezvous_, device_, std::move(place));
+    if (!uses_nccl_) return group;
+    return make_nccl_group(std::move(group), rendezvous_, key, world_.local_rank);
   }
   const World& world() const override { return world_; }
 
  private:
   const World world_;
   const std::chrono::milliseconds deadline_;
+  const bool uses_nccl_;
   const std::string address_;
   GlooDevice device_;
   Rendezvous rendezvous_;
@@ -132,9 +140,11 @@ std::unique_ptr<Fabric> connect_backend(const World& world, const FabricOptions&
                       fmt::join(known, ", "),
                       nearest.empty() ? "" : fmt::format("; did you mean \"{}\"?", nearest));
   }
-  if (world.world_size == 1 && options.backend != "nccl") {
+  if (options.backend == "nccl") require_nccl(world);
+  if (world.world_size == 1) {
     return std::make_unique<LocalFabric>(world, std::make_shared<LocalHubs>(), options.deadline);
   }
+  if (options.backend == "mpi") return connect_mpi(world, options.deadline);
   return std::make_unique<GlooFabric>(world, options);
 }
 

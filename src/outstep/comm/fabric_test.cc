@@ -45,6 +45,13 @@ TEST(Fabric, WrongOptionsAreRefused) {
       HasSubstr("no way to \"no.such.host.invalid\" from this machine"));
 }
 
+#ifndef OUTSTEP_CUDA
+TEST(Fabric, AGpuIsNotAskedForWhereNoneCanBe) {
+  EXPECT_THAT(error_of({}, {.backend = "nccl"}),
+              HasSubstr("comm.backend is \"nccl\", but this LibTorch was built without CUDA"));
+}
+#endif
+
 TEST(Fabric, LocalGroupsMeetByNameAndOrder) {
   auto fabrics = local_fabrics(4);
   std::vector<std::jthread> threads;

@@ -5,8 +5,6 @@
 #include <unistd.h>
 
 #include <c10/util/Logging.h>
-#include <condition_variable>
-#include <mutex>
 #include <numeric>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -14,7 +12,7 @@
 
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
-#include "outstep/base/threads.h"
+#include "outstep/comm/bounded.h"
 #include "outstep/comm/complaint.h"
 #include "outstep/comm/network.h"
 
@@ -24,38 +22,6 @@ namespace {
 using Store = c10::intrusive_ptr<c10d::Store>;
 
 constexpr int kTorchWarnings = 1, kTorchFatal = 3;  // torch's levels of logging
-
-// c10d's blocking calls have time-outs, but not all of them: a master that is stopped, or a
-// stranger's port that accepts and says nothing, would hold us for ever. So they run on a thread
-// that is left behind when it does not come back.
-void run_bounded(std::chrono::milliseconds deadline, std::function<void()> call,
-                 const std::function<CommError()>& late) {
-  struct Outcome {
-    std::mutex mutex;
-    std::condition_variable changed;
-    bool is_done = false;      // guarded by mutex
-    std::exception_ptr error;  // guarded by mutex
-  };
-  auto outcome = std::make_shared<Outcome>();
-  std::thread([outcome, call = std::move(call)]() mutable {
-    name_this_thread("rendezvous");
-    std::exception_ptr error;
-    try {
-      call();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    call = nullptr;
-    const std::lock_guard lock(outcome->mutex);
-    outcome->is_done = true;
-    outcome->error = error;
-    outcome->changed.notify_all();
-  }).detach();
-
-  std::unique_lock lock(outcome->mutex);
-  if (!outcome->changed.wait_for(lock, deadline, [&] { return outcome->is_done; })) throw late();
-  if (outcome->error) std::rethrow_exception(outcome->error);
-}
 
 // The part of a c10d message that says what happened: its first line, without the place in its
 // source.
@@ -187,6 +153,9 @@ Rendezvous::Rendezvous(const World& world, const std::string& address,
 
 Rendezvous::~Rendezvous() = default;
 
+// c10d's blocking calls have time-outs, but not all of them: a master that is stopped, or a
+// stranger's port that accepts and says nothing, would hold us for ever. So they are run bounded,
+// here and in with_store.
 void Rendezvous::open_store() {
   // c10d reports on stderr what our errors say better, stack traces included. Whoever wants to see
   // it sets TORCH_CPP_LOG_LEVEL=INFO.

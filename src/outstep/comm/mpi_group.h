@@ -1,0 +1,76 @@
+#pragma once
+
+#include <mpi.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "outstep/comm/complaint.h"
+#include "outstep/comm/group.h"
+
+// Only mpi_*.cc may include this header: it needs an MPI.
+
+namespace outstep::comm {
+
+// A transfer as MPI sees it; large ones travel in several messages.
+struct MpiMessages {
+  at::Tensor tensor;
+  bool is_send = false;
+  std::vector<MPI_Request> requests;
+};
+
+// MPI from its start to its end. All calls are made one at a time under mutex(), so any build of
+// MPI will do.
+class MpiRuntime {
+ public:
+  // Starts MPI. Throws CommError.
+  MpiRuntime();
+  // Ends MPI, unless something failed: then other ranks may never come to the end, and the launcher
+  // clears up.
+  ~MpiRuntime();
+
+  std::mutex& mutex() { return mutex_; }
+  void mark_failed() { has_failed_ = true; }
+  // With the mutex held: takes over what nobody waits for any more, as MPI may still use the
+  // tensor.
+  void abandon(MpiMessages messages);
+
+ private:
+  bool abandoned_are_over();
+
+  std::mutex mutex_;
+  std::atomic<bool> has_failed_{false};
+  std::vector<MpiMessages> abandoned_;  // guarded by mutex_
+};
+
+// Throws CommError with MPI's words where a call failed.
+void check_mpi(int code, const char* call);
+
+struct MpiCore;
+
+// Point-to-point by Isend and Irecv, waited for by testing with pauses: MPI moves messages only
+// while some thread of the rank waits or tests, and has no wait with a deadline. A rank that gives
+// up tells the others by a last message.
+class MpiGroup : public Group {
+ public:
+  // communicator: of this group alone. names: by rank in the group.
+  MpiGroup(std::string name, std::shared_ptr<MpiRuntime> runtime, MPI_Comm communicator,
+           std::vector<std::string> names, int rank, std::chrono::milliseconds deadline);
+  ~MpiGroup() override;
+
+  void abort() noexcept override;
+  std::string describe(int peer) const override;
+
+ protected:
+  Work do_send(const at::Tensor& tensor, int peer, const CallOptions& options) override;
+  Work do_recv(at::Tensor tensor, int peer, const CallOptions& options) override;
+
+ private:
+  Work post(const at::Tensor& tensor, int peer, bool is_send, const CallOptions& options);
+
+  std::shared_ptr<MpiCore> core_;
+};
+
+}  // namespace outstep::comm
