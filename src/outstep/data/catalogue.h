@@ -10,9 +10,10 @@ namespace outstep::data {
 struct CatalogueFile {
   std::string name;
   int64_t num_bytes = 0;
-  std::string sha256 = {};  // empty: known only as part of its archive, which is checked
-  std::string content_sha256 =
-      {};  // of a .gz: what it decompresses to; a copy that was compressed anew is as good
+  // Empty: known only as part of its archive, which is checked.
+  std::string sha256 = {};
+  // Of a .gz: what it decompresses to; a copy that was compressed anew is as good.
+  std::string content_sha256 = {};
   // Where it comes from; empty: from the archive, under member, or from nowhere (only with --from).
   std::vector<std::string> addresses = {};
   std::string member = {};

@@ -6,168 +6,24 @@
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
 #include "outstep/data/bpe_files.h"
-#include "outstep/data/cifar.h"
-#include "outstep/data/idx.h"
+#include "outstep/data/image_sets.h"
 #include "outstep/data/images.h"
+#include "outstep/data/split_files.h"
 #include "outstep/data/tensors.h"
 #include "outstep/data/text.h"
 #include "outstep/data/token_file.h"
-#include "outstep/io/files.h"
 
 namespace outstep::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-// ---- What is known about each image set ----
-
-struct ImageFacts {
-  std::string name;
-  Wanted wanted;
-  std::vector<double> mean;
-  std::vector<double> deviation;
-  int64_t crop_padding;
-  bool flip;
-  std::vector<std::string> class_names;
-};
-
-const std::vector<ImageFacts>& image_sets() {
-  static const std::vector<ImageFacts> sets = {
-      {.name = "cifar10",
-       .wanted = {"cifar10", "cifar-10-batches-bin"},
-       .mean = {0.4914, 0.4822, 0.4465},
-       .deviation = {0.2470, 0.2435, 0.2616},
-       .crop_padding = 4,
-       .flip = true,
-       .class_names = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse",
-                       "ship", "truck"}},
-      {.name = "cifar100",
-       .wanted = {"cifar100", "cifar-100-binary"},
-       .mean = {0.5071, 0.4865, 0.4409},
-       .deviation = {0.2673, 0.2564, 0.2762},
-       .crop_padding = 4,
-       .flip = true,
-       .class_names = {}},
-      {.name = "fashion_mnist",
-       .wanted = {"fashion_mnist", "fashion-mnist", "fashion-mnist-sample"},
-       .mean = {0.2860},
-       .deviation = {0.3530},
-       .crop_padding = 2,
-       .flip = true,
-       .class_names = {"T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
-                       "sneaker", "bag", "ankle boot"}},
-      {.name = "mnist",
-       .wanted = {"mnist", "mnist"},
-       .mean = {0.1307},
-       .deviation = {0.3081},
-       .crop_padding = 2,
-       .flip = false,  // a digit is another one, or none, from behind
-       .class_names = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}}};
-  return sets;
-}
-
-const ImageFacts* find_image_set(const std::string& name) {
-  for (const ImageFacts& facts : image_sets()) {
-    if (facts.name == name) return &facts;
-  }
-  return nullptr;
-}
-
-bool is_cifar(const std::string& name) { return name == "cifar10" || name == "cifar100"; }
-
-// ---- Which files to train and to validate on ----
-
-struct Files {
-  std::vector<fs::path> train;
-  std::vector<fs::path> validation;  // empty: a share of train is held out
-};
-
-// What a set's files are called, the likeliest first; all of train, the first there of validation.
-struct UsualNames {
-  std::vector<std::string> train;
-  std::vector<std::string> train_else;  // when none of train is there
-  std::vector<std::string> validation;
-};
-
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-std::vector<std::string> those_in(const fs::path& folder, const std::vector<std::string>& names) {
-  std::vector<std::string> found;
-  for (const std::string& name : names) {
-    if (fs::exists(folder / name)) found.push_back(name);
-  }
-  return found;
-}
-
-// "a, b and 3 more": what lies in a folder, for errors.
-std::string contents_of(const fs::path& folder) {
-  std::vector<std::string> names;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    names.push_back(entry.path().filename().string());
-  }
-  if (names.empty()) return "the folder is empty";
-  std::sort(names.begin(), names.end());
-  constexpr size_t kShown = 8;
-  const size_t hidden = names.size() > kShown ? names.size() - kShown : 0;
-  names.resize(names.size() - hidden);
-  return fmt::format("it holds {}{}", join(names, ", "),
-                     hidden > 0 ? fmt::format(" and {} more", hidden) : "");
-}
-
-std::vector<fs::path> inside(const fs::path& folder, const std::vector<std::string>& names) {
-  std::vector<fs::path> paths;
-  for (const std::string& name : names) paths.push_back(folder / name);
-  return paths;
-}
-
-void refuse_shared_files(const std::vector<std::string>& train,
-                         const std::vector<std::string>& valid) {
-  for (const std::string& name : train) {
-    if (contains(valid, name)) {
-      throw ConfigError(
-          "data.train_files and data.valid_files both name \"{}\"; validation needs data that is "
-          "not "
-          "trained on",
-          name);
-    }
-  }
-}
-
-Files choose_files(const DataOptions& options, const fs::path& path, const UsualNames& usual) {
-  if (!fs::is_directory(path)) {
-    if (!options.train_files.empty() || !options.valid_files.empty()) {
-      throw ConfigError(
-          "data.train_files and data.valid_files are names in a folder, but data.path is the file "
-          "{}",
-          path.string());
-    }
-    return {.train = {path}, .validation = {}};
-  }
-  refuse_shared_files(options.train_files, options.valid_files);
-  std::vector<std::string> train = options.train_files;
-  std::vector<std::string> valid = options.valid_files;
-  if (valid.empty()) {
-    valid = those_in(path, usual.validation);
-    std::erase_if(valid, [&](const std::string& name) { return contains(train, name); });
-    valid.resize(std::min<size_t>(valid.size(), 1));
-  }
-  if (train.empty()) {
-    train = those_in(path, usual.train);
-    if (train.empty()) train = those_in(path, usual.train_else);
-    std::erase_if(train, [&](const std::string& name) { return contains(valid, name); });
-    if (train.empty()) {
-      throw DataError("{}: no file to train on ({} expected); {}.\n  data.train_files names others",
-                      path.string(), join(usual.train, ", "), contents_of(path));
-    }
-  }
-  return {.train = inside(path, train), .validation = inside(path, valid)};
-}
-
 fs::path place_of(const DataOptions& options, const Wanted& wanted, const Places& places) {
   return options.path.empty() ? find_data(wanted, places) : find_path(options.path, places);
+}
+
+WantedFiles files_of(const DataOptions& options) {
+  return {.train = options.train_files, .validation = options.valid_files};
 }
 
 // ---- Text and tokens ----
@@ -194,8 +50,9 @@ std::vector<TokenRow> hold_out(std::vector<TokenRow>& rows, double fraction, IsS
   TokenRow& last = rows.back();
   int64_t cut = cut_at(last.size(), fraction);
   while (cut > 0 && cut < last.size() && !is_start(last, cut)) --cut;
-  std::vector<TokenRow> held_out = {last.slice(cut, last.size())};
-  last = last.slice(0, cut);
+  std::vector<TokenRow> held_out = {last.slice(
+      cut, last.size(), fmt::format("{} (its last {:.3g} %)", last.name(), 100 * fraction))};
+  last = last.slice(0, cut, last.name());
   return held_out;
 }
 
@@ -206,10 +63,10 @@ bool begins_character(const TokenRow& text, int64_t at) {
 
 Datasets open_text(const DataOptions& options, const Places& places) {
   const fs::path path = place_of(options, {"text", "tinyshakespeare"}, places);
-  const Files files = choose_files(options, path,
-                                   {.train = {"train.txt"},
-                                    .train_else = {"input.txt"},
-                                    .validation = {"valid.txt", "val.txt", "validation.txt"}});
+  const SplitFiles files = choose_files(path, files_of(options),
+                                        {.train = {"train.txt"},
+                                         .train_else = {"input.txt"},
+                                         .validation = {"valid.txt", "val.txt", "validation.txt"}});
   const auto tokenizer = open_tokenizer(options.tokenizer, places);
   std::vector<TokenRow> train;
   std::vector<TokenRow> validation;
@@ -235,10 +92,9 @@ Datasets open_text(const DataOptions& options, const Places& places) {
 
 Datasets open_tokens(const DataOptions& options, const Places& places) {
   const fs::path path = place_of(options, {"tokens", ""}, places);
-  const Files files = choose_files(options, path,
-                                   {.train = {"train.bin"},
-                                    .train_else = {},
-                                    .validation = {"val.bin", "valid.bin", "validation.bin"}});
+  const SplitFiles files = choose_files(
+      path, files_of(options),
+      {.train = {"train.bin"}, .validation = {"val.bin", "valid.bin", "validation.bin"}});
   std::vector<TokenRow> train;
   std::vector<TokenRow> validation;
   for (const fs::path& file : files.train) train.push_back(open_token_file(file));
@@ -256,87 +112,11 @@ Datasets open_tokens(const DataOptions& options, const Places& places) {
 
 // ---- Images ----
 
-ImageRecords open_cifar_files(const std::string& name, const std::vector<fs::path>& files) {
-  return open_cifar(name == "cifar10" ? CifarKind::cifar10 : CifarKind::cifar100, files);
-}
-
-UsualNames usual_cifar(const std::string& name) {
-  if (name == "cifar100")
-    return {.train = {"train.bin"}, .train_else = {}, .validation = {"test.bin"}};
-  UsualNames usual{.train = {}, .train_else = {}, .validation = {"test_batch.bin"}};
-  for (int batch = 1; batch <= 5; ++batch)
-    usual.train.push_back(fmt::format("data_batch_{}.bin", batch));
-  return usual;
-}
-
-void require_all_batches(const DataOptions& options, const fs::path& folder,
-                         const UsualNames& usual) {
-  if (!options.train_files.empty()) return;
-  for (const std::string& name : usual.train) {
-    if (fs::exists(folder / name)) continue;
-    throw DataError(
-        "{}: {} is missing; {}.\n"
-        "  Fetch the whole set with: outstep data get {}, or name the files to train on in "
-        "data.train_files",
-        folder.string(), name, contents_of(folder), options.name);
-  }
-}
-
-struct ImagePair {
-  ImageRecords train;
-  ImageRecords validation;
-};
-
-ImagePair open_cifar_pair(const DataOptions& options, const fs::path& path) {
-  const UsualNames usual = usual_cifar(options.name);
-  require_all_batches(options, path, usual);
-  const Files files = choose_files(options, path, usual);
-  if (files.validation.empty()) {
-    throw DataError(
-        "{}: no file to validate on ({} is missing); {}.\n"
-        "  Fetch the whole set with: outstep data get {}, or hold a file out: "
-        "--data.valid_files='[\"{}\"]'",
-        path.string(), usual.validation.front(), contents_of(path), options.name,
-        usual.train.back());
-  }
-  return {.train = open_cifar_files(options.name, files.train),
-          .validation = open_cifar_files(options.name, files.validation)};
-}
-
-// The file as it is or compressed.
-fs::path find_idx(const fs::path& folder, const std::string& stem, const std::string& name) {
-  for (const char* suffix : {".gz", ""}) {
-    if (fs::exists(folder / (stem + suffix))) return folder / (stem + suffix);
-  }
-  throw DataError(
-      "{}: neither {}.gz nor {} is there; {}.\n  Fetch the set with: outstep data get {}",
-      folder.string(), stem, stem, contents_of(folder), name);
-}
-
-ImagePair open_idx_pair(const DataOptions& options, const fs::path& path) {
-  const auto open = [&](const std::string& part) {
-    return open_idx_images(find_idx(path, part + "-images-idx3-ubyte", options.name),
-                           find_idx(path, part + "-labels-idx1-ubyte", options.name));
-  };
-  return {.train = open("train"), .validation = open("t10k")};
-}
-
 Datasets open_images(const DataOptions& options, const Places& places) {
   const ImageFacts& facts = *find_image_set(options.name);
   const fs::path path = place_of(options, facts.wanted, places);
-  if (!fs::is_directory(path)) {
-    throw ConfigError(
-        "data \"{}\" is read from a folder with its files, but data.path is the file {}",
-        options.name, path.string());
-  }
-  ImagePair pair =
-      is_cifar(options.name) ? open_cifar_pair(options, path) : open_idx_pair(options, path);
+  ImagePair pair = open_image_pair(facts, path, files_of(options));
   const ImageRecords& shape = pair.train;
-  if (shape.height != pair.validation.height || shape.width != pair.validation.width) {
-    throw DataError("{}: images to train on are {}×{}, but those to validate on {}×{}",
-                    path.string(), shape.height, shape.width, pair.validation.height,
-                    pair.validation.width);
-  }
   ImageOptions images{.mean = options.mean.empty() ? facts.mean : options.mean,
                       .deviation = options.deviation.empty() ? facts.deviation : options.deviation,
                       .crop_padding = options.crop_padding,
@@ -364,10 +144,9 @@ std::shared_ptr<const TensorDataset> open_single(const std::vector<fs::path>& fi
 
 Datasets open_tensors(const DataOptions& options, const Places& places) {
   const fs::path path = place_of(options, {"tensors", ""}, places);
-  const Files files = choose_files(options, path,
-                                   {.train = {"train.safetensors"},
-                                    .train_else = {},
-                                    .validation = {"valid.safetensors", "val.safetensors"}});
+  const SplitFiles files = choose_files(
+      path, files_of(options),
+      {.train = {"train.safetensors"}, .validation = {"valid.safetensors", "val.safetensors"}});
   auto train = open_single(files.train, "train_files");
   std::shared_ptr<const TensorDataset> validation;
   if (files.validation.empty()) {
@@ -413,7 +192,7 @@ DataOptions read_data_options(io::Section data, int64_t n_positions) {
   options.prefetch = data.integer("prefetch", options.prefetch, {.min = 0, .max = 1024});
   const ImageFacts* images = find_image_set(options.name);
   const bool has_split = images == nullptr;
-  if (has_split || is_cifar(options.name)) {
+  if (has_split || images->has_files_to_choose) {
     options.train_files = data.texts("train_files", {});
     options.valid_files = data.texts("valid_files", {});
   }

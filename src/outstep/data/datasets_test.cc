@@ -159,6 +159,15 @@ TEST(OpenText, CutsOneFileInTwo) {
             70);
 }
 
+TEST(OpenText, SaysThatTheHeldOutShareIsTooShort) {
+  TempFolder folder;
+  const auto file = folder.write("all.txt", std::string(200, 'a'));
+  EXPECT_THAT(data_error([&] {
+                open_datasets({.name = "text", .path = file.string(), .n_positions = 64}, {});
+              }),
+              HasSubstr("all.txt (its last 10 %): 20 tokens are too few for one window"));
+}
+
 TEST(OpenText, DoesNotCutACharacterInTwo) {
   TempFolder folder;
   std::string text;

@@ -68,8 +68,8 @@ TEST(TokenFile, WritesWhatItReads) {
 
 TEST(TokenFile, SlicesShareTheBytes) {
   const TokenRow row = TokenRow::of_ids({5, 6, 7, 8}, "ids");
-  EXPECT_EQ(ids_of(row.slice(1, 3)), (std::vector<int64_t>{6, 7}));
-  EXPECT_EQ(row.slice(1, 3).bytes().data(), row.bytes().data() + 4);
+  EXPECT_EQ(ids_of(row.slice(1, 3, "part")), (std::vector<int64_t>{6, 7}));
+  EXPECT_EQ(row.slice(1, 3, "part").bytes().data(), row.bytes().data() + 4);
 }
 
 TEST(TokenFile, RefusesWhatIsNoTokenFile) {

@@ -57,9 +57,9 @@ void TokenRow::read(int64_t begin, std::span<int64_t> into) const {
   }
 }
 
-TokenRow TokenRow::slice(int64_t begin, int64_t end) const {
+TokenRow TokenRow::slice(int64_t begin, int64_t end, std::string name) const {
   check(begin >= 0 && begin <= end && end <= size_, "a slice lies inside its row");
-  return TokenRow(owner_, first_ + begin * width_, end - begin, width_, name_);
+  return TokenRow(owner_, first_ + begin * width_, end - begin, width_, std::move(name));
 }
 
 }  // namespace outstep::data

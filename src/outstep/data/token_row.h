@@ -31,7 +31,8 @@ class TokenRow {
   }
   // Copies ids [begin, begin + into.size()).
   void read(int64_t begin, std::span<int64_t> into) const;
-  TokenRow slice(int64_t begin, int64_t end) const;
+  // Ids [begin, end), which errors call `name`.
+  TokenRow slice(int64_t begin, int64_t end, std::string name) const;
 
  private:
   std::shared_ptr<const void> owner_;
