@@ -29,6 +29,7 @@ OUTSTEP_INLINE Lanes slope(Lanes x) {
 
 template <typename T>
 struct Forward {
+  template <simd::Level>
   OUTSTEP_INLINE static void run(const T* x, const float* bias, T* y, int64_t num_rows,
                                  int64_t num_columns) {
     for (int64_t row = 0; row < num_rows; ++row, x += num_columns, y += num_columns) {
@@ -48,6 +49,7 @@ struct Forward {
 // grad_x is written; sums [C] gain what the rows add to the bias's gradient.
 template <typename T>
 struct Backward {
+  template <simd::Level>
   OUTSTEP_INLINE static void run(const T* grad, const T* x, const float* bias, T* grad_x,
                                  float* sums, int64_t num_rows, int64_t num_columns) {
     for (int64_t row = 0; row < num_rows;
@@ -78,8 +80,8 @@ struct BiasGelu : torch::autograd::Function<BiasGelu> {
       T* out = y.mutable_data_ptr<T>();
       const float* b = bias.const_data_ptr<float>();
       for_rows(num_rows, num_columns, [&](int64_t begin, int64_t end) {
-        simd::run<Forward<T>, const T*, const float*, T*>(
-            in + begin * num_columns, b, out + begin * num_columns, end - begin, num_columns);
+        simd::run<Forward<T>>(in + begin * num_columns, b, out + begin * num_columns, end - begin,
+                              num_columns);
       });
     });
     return y;
@@ -100,8 +102,8 @@ struct BiasGelu : torch::autograd::Function<BiasGelu> {
       grad_bias =
           sum_over_rows(num_rows, 1, num_columns, [&](int64_t begin, int64_t end, float* sums) {
             const int64_t offset = begin * num_columns;
-            simd::run<Backward<T>, const T*, const T*, const float*, T*>(
-                g + offset, in + offset, b, out + offset, sums, end - begin, num_columns);
+            simd::run<Backward<T>>(g + offset, in + offset, b, out + offset, sums, end - begin,
+                                   num_columns);
           });
     });
     return {grad_x, grad_bias.view(bias.sizes())};

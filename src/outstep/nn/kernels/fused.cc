@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t kElementsPerTask = 16384;  // less is not worth another thread
 
 struct AddInto {
+  template <simd::Level>
   OUTSTEP_INLINE static void run(float* sums, const float* addends, int64_t size) {
     int64_t i = 0;
     for (; i + simd::kLanes <= size; i += simd::kLanes) {
@@ -50,7 +51,7 @@ at::Tensor sum_over_rows(int64_t num_rows, int64_t num_sums, int64_t num_columns
     }
   });
   for (int64_t chunk = 1; chunk < num_chunks; ++chunk) {
-    simd::run<AddInto, float*, const float*>(sums, sums + chunk * size, size);
+    simd::run<AddInto>(sums, sums + chunk * size, size);
   }
   return partial.select(0, 0);
 }

@@ -6,12 +6,13 @@
 #include "outstep/base/torch.h"
 
 // Sixteen lanes of float32, and loops over them that are compiled for several vector instruction
-// sets and chosen at run time. The arithmetic is IEEE's in all of them and never contracts a
-// multiplication with an addition: the same bits on every processor. Included by this folder's .cc
-// files only.
+// sets and chosen at run time. The arithmetic is IEEE's in all of them and contracts a
+// multiplication with an addition only where multiply_add says so: kernels without it have the same
+// bits on every processor. Included by this folder's .cc files only.
 //
 //   struct Doubling {                                    // a kernel: one static function, inlined
 //   into each version
+//     template <simd::Level level>
 //     OUTSTEP_INLINE static void run(const float* in, float* out, int64_t size) { … load(in + i) …
 //     }
 //   };
@@ -19,8 +20,8 @@
 
 #define OUTSTEP_INLINE [[gnu::always_inline]] inline
 #if defined(__x86_64__)
-#define OUTSTEP_TARGET_AVX2 [[gnu::target("avx2")]]
-#define OUTSTEP_TARGET_AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]]
+#define OUTSTEP_TARGET_AVX2 [[gnu::target("avx2,fma")]]
+#define OUTSTEP_TARGET_AVX512 [[gnu::target("fma,avx512f,avx512bw,avx512dq,avx512vl")]]
 #else
 #define OUTSTEP_TARGET_AVX2
 #define OUTSTEP_TARGET_AVX512
@@ -97,6 +98,13 @@ OUTSTEP_INLINE void store_some(T* to, int64_t count, Lanes x) {
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(lanes[i]);
 }
 
+// The first count lanes of value, then other's.
+OUTSTEP_INLINE Lanes first_lanes(int64_t count, Lanes value, Lanes other) {
+  const I32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const auto limit = static_cast<int32_t>(count < 0 ? 0 : count > kLanes ? kLanes : count);
+  return {lane < limit ? value.v : other.v};
+}
+
 // Sum and maximum over the lanes, halves first: always in the same order.
 OUTSTEP_INLINE float sum(Lanes x) {
   float lanes[kLanes];
@@ -146,7 +154,8 @@ inline Level best_level() {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       return Level::avx512;
     }
-    return __builtin_cpu_supports("avx2") ? Level::avx2 : Level::baseline;
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return has_avx2 ? Level::avx2 : Level::baseline;
   }();
   return level;
 #else
@@ -154,17 +163,47 @@ inline Level best_level() {
 #endif
 }
 
+// a · b + c, rounded once where the instruction set can (FMA comes with AVX2 here), else twice.
+template <Level level>
+OUTSTEP_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+#if defined(__clang__) && defined(__x86_64__)
+  if constexpr (level != Level::baseline) return {__builtin_elementwise_fma(a.v, b.v, c.v)};
+#endif
+  return a * b + c;
+}
+
+// Lanes of two rows, taken in turns: {a0, b0, a1, b1, …} of their first or second halves.
+OUTSTEP_INLINE Lanes interleave_first(Lanes a, Lanes b) {
+  return {
+      __builtin_shufflevector(a.v, b.v, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)};
+}
+OUTSTEP_INLINE Lanes interleave_second(Lanes a, Lanes b) {
+  return {__builtin_shufflevector(a.v, b.v, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30,
+                                  15, 31)};
+}
+// Transposes sixteen rows of sixteen lanes: four perfect shuffles.
+OUTSTEP_INLINE void transpose(Lanes (&rows)[kLanes]) {
+  for (int shuffle = 0; shuffle < 4; ++shuffle) {
+    Lanes next[kLanes];
+    for (int i = 0; i < kLanes / 2; ++i) {
+      next[2 * i] = interleave_first(rows[i], rows[i + kLanes / 2]);
+      next[2 * i + 1] = interleave_second(rows[i], rows[i + kLanes / 2]);
+    }
+    std::memcpy(rows, next, sizeof(next));
+  }
+}
+
 template <typename Kernel, typename... Args>
 void run_baseline(Args... args) {
-  Kernel::run(args...);
+  Kernel::template run<Level::baseline>(args...);
 }
 template <typename Kernel, typename... Args>
 OUTSTEP_TARGET_AVX2 void run_avx2(Args... args) {
-  Kernel::run(args...);
+  Kernel::template run<Level::avx2>(args...);
 }
 template <typename Kernel, typename... Args>
 OUTSTEP_TARGET_AVX512 void run_avx512(Args... args) {
-  Kernel::run(args...);
+  Kernel::template run<Level::avx512>(args...);
 }
 
 // Runs the best version for this processor. Arguments are passed by value.

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "outstep/base/torch.h"
+
+namespace outstep::nn::kernels {
+
+// Attention of each token over itself and those before it, scaled by 1/sqrt(head size).
+//
+//   qkv     [B, T, 3C]  queries, keys and values side by side, float32 or bfloat16
+//   bias    [3C]        added to qkv first; float32
+//   result  [B, T, C]   of qkv's type
+//
+// The fused form reads qkv where it lies, computes in float32, skips what the causal mask hides,
+// and keeps beside its inputs one number a query for backward. One thread does a head, so its bits
+// do not depend on how many there are.
+at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
+at::Tensor causal_attention_plain(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
+
+}  // namespace outstep::nn::kernels

@@ -1,0 +1,42 @@
+#include "outstep/nn/kernels/cross_entropy.h"
+
+#include "outstep/nn/kernels/kernels_testing.h"
+
+namespace outstep::nn::kernels {
+namespace {
+
+TEST(CrossEntropy, EqualsThePlainForm) {
+  for (const double smoothing : {0.0, 0.1}) {
+    const auto with = [&](auto form) {
+      return [=](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+        return {form(in[0], in[1], smoothing)};
+      };
+    };
+    for (const int64_t classes : {2, 10, 16, 1003}) {
+      const at::Tensor targets = at::arange(70, at::kLong).remainder(classes);
+      const at::Tensor logits = random_tensor({70, classes}, 1, 5, 4);
+      expect_same(with(cross_entropy), with(cross_entropy_plain), {logits, targets},
+                  kFloatTolerance);
+      expect_same(with(cross_entropy), with(cross_entropy_plain),
+                  {logits.to(at::kBFloat16), targets}, kBFloat16Tolerance);
+    }
+  }
+}
+
+TEST(CrossEntropy, HoldsForLargeLogits) {
+  const at::Tensor logits =
+      at::tensor({1e4f, -1e4f, 0.f, 3e38f, 0.f, -3e38f}).view({2, 3}).set_requires_grad(true);
+  const at::Tensor loss = cross_entropy(logits, at::tensor({0, 0}, at::kLong), 0);
+  loss.backward();
+  EXPECT_EQ(loss.item<float>(), 0.f);
+  EXPECT_EQ(logits.grad().abs().max().item<float>(), 0.f);
+}
+
+TEST(CrossEntropy, RefusesClassesOutOfRange) {
+  const at::Tensor logits = at::zeros({2, 3});
+  EXPECT_THROW(cross_entropy(logits, at::tensor({0, 3}, at::kLong), 0), InternalError);
+  EXPECT_THROW(cross_entropy(logits, at::tensor({-1, 0}, at::kLong), 0), InternalError);
+}
+
+}  // namespace
+}  // namespace outstep::nn::kernels
