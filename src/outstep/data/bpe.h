@@ -30,7 +30,7 @@ struct BpeTables {
 // own ids, as with Hugging Face.
 class BpeTokenizer : public Tokenizer {
  public:
-  // Throws DataError: a byte without a token, a merge of or to no token, a repeated merge.
+  // Throws DataError: a byte without a token, a repeated merge.
   explicit BpeTokenizer(BpeTables tables);
   ~BpeTokenizer() override;
 

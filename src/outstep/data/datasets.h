@@ -15,8 +15,7 @@
 //
 //   DataOptions options = read_data_options(settings.section("data"), n_positions);
 //   Datasets data = open_datasets(options, {.data_root = …, .shipped = …, .cache = …});
-//   Stream stream(data.train, {.shuffle = options.shuffle, .augment = options.augment, .prefetch =
-//   …});
+//   Stream stream(data.train, {.shuffle = options.shuffle, .augment = options.augment});
 
 namespace outstep::data {
 
@@ -39,8 +38,8 @@ struct DataOptions {
   // Images. mean and deviation are of values in [0, 1]; empty: the set's own.
   std::vector<double> mean = {};
   std::vector<double> deviation = {};
-  int64_t crop_padding =
-      4;             // pixels of black around an image that is cropped at random; 0: no crop
+  // Pixels of black around an image that is cropped at random; 0: no crop.
+  int64_t crop_padding = 4;
   bool flip = true;  // left to right, every other image
 
   bool augment = true;  // false: no crop, no flip, windows of text always at the same places
@@ -63,8 +62,7 @@ struct Datasets {
 std::vector<std::string> dataset_names();
 
 // Reads the keys of [data] that the set knows: for text those of text, for images those of images,
-// so that a key of another kind of set is refused as unknown. n_positions is the model's, taken
-// where [data] does not say another.
+// so that a key of another kind of set is refused as unknown. n_positions is the model's.
 DataOptions read_data_options(io::Section data, int64_t n_positions);
 
 // Throws DataError: what was looked for, where, and the command that fetches it; or what is wrong

@@ -134,8 +134,7 @@ class Fetch {
     if (!lacking.empty() && !entry_.has_address()) {
       throw DataError(
           "\"{}\" has no public address to fetch it from; outstep data get {} --from FOLDER takes "
-          "it from a "
-          "folder that has it",
+          "it from a folder that has it",
           entry_.name, entry_.name);
     }
     std::vector<const CatalogueFile*> in_archive;

@@ -55,8 +55,7 @@ std::vector<int64_t> read_shape(Source& source, const std::string& name) {
   if (head[0] != std::byte{0} || head[1] != std::byte{0} || num_dims < 1 || num_dims > 4) {
     throw DataError(
         "{}: not an IDX file: it begins with {:02x} {:02x} {:02x} {:02x}, where 00 00 08 and the "
-        "number of "
-        "dims (1 to 4) are expected",
+        "number of dims (1 to 4) are expected",
         name, std::to_integer<int>(head[0]), std::to_integer<int>(head[1]), type, num_dims);
   }
   if (type != kUnsignedByte) {

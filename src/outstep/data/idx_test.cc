@@ -51,8 +51,7 @@ TEST(Idx, RefusesForeignFiles) {
   EXPECT_EQ(error(""), ": too short for an IDX file, which begins with a magic number of 4 bytes");
   EXPECT_EQ(error("PNG!abcdef"),
             ": not an IDX file: it begins with 50 4e 47 21, where 00 00 08 and the number of dims "
-            "(1 to 4) are "
-            "expected");
+            "(1 to 4) are expected");
   EXPECT_EQ(error(big_endian(0x0d01) + big_endian(1) + "abcd"),
             ": an IDX file of type 0x0d; only unsigned bytes (0x08) are read");
   EXPECT_EQ(error(big_endian(2051) + big_endian(1) + "ab"), ": cut off within the IDX header");

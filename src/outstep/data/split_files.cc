@@ -35,8 +35,7 @@ void refuse_shared_files(const std::vector<std::string>& train,
     if (contains(valid, name)) {
       throw ConfigError(
           "data.train_files and data.valid_files both name \"{}\"; validation needs data that is "
-          "not "
-          "trained on",
+          "not trained on",
           name);
     }
   }

@@ -18,19 +18,19 @@ namespace outstep::data {
 //   inputs   tokens [s, s + T)        targets   tokens [s + 1, s + T + 1)
 //
 // As it is (evaluation), window i of a text begins at s = i · T; a rest of fewer than T + 1 tokens
-// at the end is left out. Augmented, all windows of an epoch are moved by one offset drawn from [0,
-// T), so that over the epochs every token is met in every position; the last window of a text then
-// stops at its end and overlaps its neighbour.
+// at the end is left out. Augmented, all windows of an epoch are moved by one offset below T, drawn
+// for that epoch, so that over the epochs every token is met in every position; the last window of
+// a text then stops at its end and overlaps its neighbour.
 struct WindowOptions {
   int64_t n_positions = 0;
-  int64_t vocab_size =
-      256;  // a larger id in the text is a DataError, thrown when its window is read
+  // A larger id in the text is a DataError, thrown when its window is read.
+  int64_t vocab_size = 256;
 };
 
 class TokenWindows : public Dataset {
  public:
-  // No window crosses from a text to the next. Throws DataError if one has fewer than n_positions +
-  // 1 tokens.
+  // No window crosses from a text to the next. Throws DataError if a text has fewer than T + 1
+  // tokens.
   TokenWindows(std::vector<TokenRow> texts, WindowOptions options);
 
   int64_t size() const override { return size_; }
