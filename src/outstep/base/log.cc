@@ -2,15 +2,17 @@
 
 #include <spdlog/sinks/stdout_sinks.h>
 
+#include <memory>
+
 #include "outstep/base/errors.h"
 
 namespace outstep::log {
 
 void set_rank(int rank, int world_size) {
-  auto logger = spdlog::stderr_logger_mt("outstep");
+  auto logger = std::make_shared<spdlog::logger>(
+      "outstep", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern(world_size > 1 ? fmt::format("outstep[{}] %l: %v", rank) : "outstep: %v");
   logger->set_level(rank == 0 ? spdlog::level::info : spdlog::level::warn);
-  spdlog::drop("outstep");
   spdlog::set_default_logger(std::move(logger));
 }
 
