@@ -33,11 +33,18 @@ bool Departure::set(const std::string& reason) {
   const std::lock_guard lock(mutex_);
   if (reason_) return false;
   reason_ = reason;
+  is_set_.notify_all();
   return true;
 }
 
 std::optional<std::string> Departure::reason() const {
   const std::lock_guard lock(mutex_);
+  return reason_;
+}
+
+std::optional<std::string> Departure::wait_for_reason(std::chrono::milliseconds patience) const {
+  std::unique_lock lock(mutex_);
+  is_set_.wait_for(lock, patience, [&] { return reason_.has_value(); });
   return reason_;
 }
 

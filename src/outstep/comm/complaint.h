@@ -1,5 +1,6 @@
 #pragma once
 
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -37,11 +38,14 @@ class Departure {
   // The first reason counts ("aborted the group"); returns whether this was it.
   bool set(const std::string& reason);
   std::optional<std::string> reason() const;
+  // The reason, or nothing if none is given within patience.
+  std::optional<std::string> wait_for_reason(std::chrono::milliseconds patience) const;
   // Throws what every later call on the group throws; self: this rank's name.
   void throw_if_set(const std::string& self) const;
 
  private:
   mutable std::mutex mutex_;
+  mutable std::condition_variable is_set_;
   std::optional<std::string> reason_;  // guarded by mutex_
 };
 

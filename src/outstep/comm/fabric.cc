@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <csignal>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -132,6 +133,14 @@ class GlooFabric : public Fabric {
   GroupKeys keys_;
 };
 
+// Gloo and c10d write to connections that their peer may have closed. Without this, that ends the
+// process silently.
+void survive_broken_pipes() {
+  struct sigaction current{};
+  if (sigaction(SIGPIPE, nullptr, &current) == 0 && current.sa_handler == SIG_DFL)
+    std::signal(SIGPIPE, SIG_IGN);
+}
+
 std::unique_ptr<Fabric> connect_backend(const World& world, const FabricOptions& options) {
   const std::vector<std::string> known = {"gloo", "mpi", "nccl"};
   if (std::find(known.begin(), known.end(), options.backend) == known.end()) {
@@ -144,6 +153,7 @@ std::unique_ptr<Fabric> connect_backend(const World& world, const FabricOptions&
   if (world.world_size == 1) {
     return std::make_unique<LocalFabric>(world, std::make_shared<LocalHubs>(), options.deadline);
   }
+  survive_broken_pipes();
   if (options.backend == "mpi") return connect_mpi(world, options.deadline);
   return std::make_unique<GlooFabric>(world, options);
 }

@@ -44,7 +44,8 @@ class Fabric {
 
 // Connects to the other ranks of the world; world_size 1 needs no network. Throws ConfigError
 // (unknown backend, a backend this build lacks) or CommError (port busy, master not reached or a
-// peer missing within the deadline).
+// peer missing within the deadline). With peers, the process ignores SIGPIPE from then on, unless
+// it handles it: a connection that breaks is an error here, not an end.
 std::unique_ptr<Fabric> connect(const World& world, const FabricOptions& options);
 
 // Ranks as threads of this process: fabric r belongs to thread r. For tests and --local;

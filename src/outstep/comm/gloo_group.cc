@@ -129,7 +129,10 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
   }
 
   std::exception_ptr explain(const std::string& text, Clock::time_point begun) {
-    const auto departure = core_->departure.reason();
+    // Gloo closes the group in the thread whose time is up before that thread can say so.
+    const bool was_closed_here = text.find("Application timeout") != std::string::npos;
+    const auto departure =
+        core_->departure.wait_for_reason(std::chrono::milliseconds(was_closed_here ? 2000 : 0));
     const CommError error = complaint_.error(
         departure ? "had not answered when this rank " + *departure : event_of(text), begun);
     core_->close(fmt::format("gave up ({})", error.what()));

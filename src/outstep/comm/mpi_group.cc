@@ -185,14 +185,10 @@ class MpiTransfer : public Work::Transfer {
     {
       const std::lock_guard runtime_lock(core_->runtime->mutex());
       core_->collect_obituaries();
-      event = test();
-      if (!is_over_ && event.empty()) event = peer_departure();
+      event = test();  // after it: what a rank sent before it gave up still counts
     }
     if (is_over_) return true;
-    if (event.empty()) {
-      if (const auto reason = core_->departure.reason())
-        event = "had not answered when this rank " + *reason;
-    }
+    if (event.empty()) event = departure();
     if (event.empty() && Clock::now() - *waiting_since_ >= complaint_.deadline())
       event = "did not answer";
     if (!event.empty()) fail(event);
@@ -228,7 +224,12 @@ class MpiTransfer : public Work::Transfer {
     return "";
   }
 
-  std::string peer_departure() const {
+  // What a rank that takes no part any more has said, this one before the peer.
+  std::string departure() const {
+    if (const auto reason = core_->departure.reason()) {
+      return "had not answered when this rank " + *reason;
+    }
+    const std::lock_guard lock(core_->runtime->mutex());
     const auto found = core_->departed.find(complaint_.peer);
     return found == core_->departed.end() ? "" : found->second;
   }
