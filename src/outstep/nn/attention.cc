@@ -4,6 +4,7 @@
 
 #include "outstep/base/errors.h"
 #include "outstep/nn/dropout.h"
+#include "outstep/nn/kernels/attention.h"
 
 // B examples, T tokens, H heads, D channels a head, C = H · D
 
@@ -65,15 +66,13 @@ std::pair<at::Tensor, at::Tensor> KeyValueCache::append(int64_t layer, const at:
           values_[index].narrow(2, 0, length_ + num_new)};
 }
 
-at::Tensor causal_attention(const at::Tensor& qkv, const AttentionOptions& options,
-                            const ForwardContext& context) {
-  const Heads heads = split_heads(qkv, options.num_heads);
-  if (context.cache) return join_heads(attention_with_cache(heads, options, *context.cache));
-  if (context.training && options.dropout > 0)
-    return join_heads(attention_by_parts(heads, options, context));
-  return join_heads(at::scaled_dot_product_attention(heads.queries, heads.keys, heads.values, {},
-                                                     0.0,
-                                                     /*is_causal=*/true));
+at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias,
+                            const AttentionOptions& options, const ForwardContext& context) {
+  const bool drops = context.training && options.dropout > 0;
+  if (!context.cache && !drops) return kernels::causal_attention(qkv, bias, options.num_heads);
+  const Heads heads = split_heads(qkv.add(bias.to(qkv.scalar_type())), options.num_heads);
+  return join_heads(context.cache ? attention_with_cache(heads, options, *context.cache)
+                                  : attention_by_parts(heads, options, context));
 }
 
 }  // namespace outstep::nn

@@ -45,8 +45,9 @@ struct AttentionOptions {
 // With a cache, those before include what the cache has seen; T is then 1, or the cache empty.
 //
 //   qkv     [B, T, 3C]  queries, keys and values side by side
+//   bias    [3C]        added to qkv first
 //   result  [B, T, C]
-at::Tensor causal_attention(const at::Tensor& qkv, const AttentionOptions& options,
-                            const ForwardContext& context);
+at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias,
+                            const AttentionOptions& options, const ForwardContext& context);
 
 }  // namespace outstep::nn

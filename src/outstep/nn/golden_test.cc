@@ -29,6 +29,19 @@ void expect_near(const at::Tensor& found, const at::Tensor& expected, double tol
   EXPECT_LT(relative_difference(found.detach(), expected), tolerance) << what;
 }
 
+// A gradient that is 0 but for rounding (a weight whose scale the next norm undoes) is held against
+// the others.
+void expect_gradients_near(const FlatParams& params, const io::Safetensors& file,
+                           double tolerance) {
+  const double floor = 0.01 * params.gradients().abs().max().item<double>();
+  for (const Parameter* parameter : params.parameters()) {
+    const at::Tensor expected = file.tensor("gradient." + parameter->name);
+    const double scale = std::max(floor, expected.abs().max().item<double>());
+    const double difference = (parameter->tensor.grad() - expected).abs().max().item<double>();
+    EXPECT_LT(difference / scale, tolerance) << parameter->name;
+  }
+}
+
 void expect_golden(Model& model, const std::string& name, double tolerance) {
   at::set_num_threads(1);
   const io::Safetensors file = golden(name);
@@ -51,10 +64,7 @@ void expect_golden(Model& model, const std::string& name, double tolerance) {
 
   value.loss.backward();
   params.check_gradients_in_place();
-  for (const Parameter* parameter : params.parameters()) {
-    expect_near(parameter->tensor.grad(), file.tensor("gradient." + parameter->name), tolerance,
-                parameter->name);
-  }
+  expect_gradients_near(params, file, tolerance);
   const auto named = params.named_tensors();
   for (size_t i = params.entries().size(); i < named.size(); ++i) {
     expect_near(named[i].second, file.tensor("after." + named[i].first), tolerance, named[i].first);
@@ -65,9 +75,9 @@ TEST(Golden, Gpt2) {
   for (const bool tied : {true, false}) {
     Gpt2 model({.vocab_size = 19,
                 .n_positions = 12,
-                .n_embd = 12,
-                .n_layer = tied ? 2 : 1,
-                .n_head = 2,
+                .n_embd = 16,
+                .n_layer = 1,
+                .n_head = tied ? 2 : 1,
                 .tie_word_embeddings = tied});
     expect_golden(model, tied ? "gpt2_tied" : "gpt2_untied", kTolerance);
   }

@@ -5,6 +5,8 @@
 #include "outstep/base/errors.h"
 #include "outstep/nn/attention.h"
 #include "outstep/nn/dropout.h"
+#include "outstep/nn/kernels/bias_gelu.h"
+#include "outstep/nn/kernels/layer_norm.h"
 
 // B examples, T tokens, C = n_embd, V = vocab_size, I = n_inner
 
@@ -36,9 +38,8 @@ class Gpt2Part : public Block {
     return {&add_parameter(name + ".weight", {in, out}, init::normal(deviation)),
             &add_parameter(name + ".bias", {out}, init::zeros(), Decay::no)};
   }
-  at::Tensor normalise(const at::Tensor& x, const Norm& norm) const {
-    return at::layer_norm(x, {options_.n_embd}, norm.weight->tensor, norm.bias->tensor,
-                          options_.layer_norm_epsilon);
+  kernels::NormOptions with(const Norm& norm) const {
+    return {norm.weight->tensor, norm.bias->tensor, options_.layer_norm_epsilon};
   }
 
   const Gpt2Options options_;
@@ -99,26 +100,41 @@ class Layer : public Gpt2Part {
   }
 
   at::Tensor forward(const at::Tensor& input, ForwardContext& context) override {
-    const at::Tensor x = input.add(attention(normalise(input, norm_1_), context));
-    return x.add(mlp(normalise(x, norm_2_), context));
+    const at::Tensor qkv = project(kernels::layer_norm(input, with(norm_1_)), qkv_);  // [B, T, 3C]
+    const at::Tensor mixed =
+        causal_attention(qkv, qkv_.bias->tensor, attention_options_, context);  // [B, T, C]
+    const auto [x, normed] =
+        add_and_normalise(input, project(mixed, attention_out_), context);  // [B, T, C] both
+    const at::Tensor hidden =
+        kernels::bias_gelu(project(normed, mlp_in_), mlp_in_.bias->tensor);  // [B, T, I]
+    return add(x, project(hidden, mlp_out_), mlp_out_, mlp_drop_, context);
   }
 
  private:
+  // Without the bias, which the next kernel adds.
   static at::Tensor project(const at::Tensor& x, const Conv1d& layer) {
-    const at::Tensor rows = at::addmm(layer.bias->tensor, x.flatten(0, -2), layer.weight->tensor);
-    return rows.view({x.size(0), x.size(1), -1});
+    return at::matmul(x, layer.weight->tensor);
   }
 
-  at::Tensor attention(const at::Tensor& x, ForwardContext& context) const {
-    const at::Tensor qkv = project(x, qkv_);  // [B, T, 3C]
-    const at::Tensor mixed = causal_attention(qkv, attention_options_, context);
-    return dropout(project(mixed, attention_out_), options_.resid_pdrop, context,
-                   attention_residual_drop_);
+  bool drops(const ForwardContext& context) const {
+    return context.training && options_.resid_pdrop > 0;
   }
 
-  at::Tensor mlp(const at::Tensor& x, ForwardContext& context) const {
-    const at::Tensor hidden = at::gelu(project(x, mlp_in_), "tanh");  // [B, T, I]
-    return dropout(project(hidden, mlp_out_), options_.resid_pdrop, context, mlp_drop_);
+  // x plus what a layer has projected, with dropout in between.
+  at::Tensor add(const at::Tensor& x, const at::Tensor& projected, const Conv1d& layer,
+                 uint32_t operation, const ForwardContext& context) const {
+    if (!drops(context)) return kernels::add_biased(x, projected, layer.bias->tensor);
+    const at::Tensor biased = projected.add(layer.bias->tensor);
+    return x.add(dropout(biased, options_.resid_pdrop, context, operation));
+  }
+
+  kernels::AddedNorm add_and_normalise(const at::Tensor& x, const at::Tensor& projected,
+                                       const ForwardContext& context) const {
+    if (!drops(context)) {
+      return kernels::add_layer_norm(x, projected, attention_out_.bias->tensor, with(norm_2_));
+    }
+    const at::Tensor sum = add(x, projected, attention_out_, attention_residual_drop_, context);
+    return {sum, kernels::layer_norm(sum, with(norm_2_))};
   }
 
   AttentionOptions attention_options_;
@@ -143,7 +159,7 @@ class Head : public Gpt2Part {
   }
 
   at::Tensor forward(const at::Tensor& x, ForwardContext&) override {
-    return at::linear(normalise(x, norm_), table_->tensor);  // [B, T, V]
+    return at::linear(kernels::layer_norm(x, with(norm_)), table_->tensor);  // [B, T, V]
   }
 
  private:

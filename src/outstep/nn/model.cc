@@ -2,14 +2,14 @@
 
 #include <set>
 
+#include "outstep/nn/kernels/cross_entropy.h"
+
 namespace outstep::nn {
 namespace {
 
 LossValue cross_entropy(const at::Tensor& logits, const at::Tensor& targets, double smoothing) {
-  const at::Tensor rows = logits.flatten(0, -2).to(at::kFloat);  // [N, K]
-  const at::Tensor loss = at::cross_entropy_loss(rows, targets.flatten(), {}, at::Reduction::Mean,
-                                                 /*ignore_index=*/-100, smoothing);
-  return {loss, targets.numel()};
+  const at::Tensor rows = logits.flatten(0, -2).contiguous();  // [N, K]
+  return {kernels::cross_entropy(rows, targets.flatten(), smoothing), targets.numel()};
 }
 
 }  // namespace
