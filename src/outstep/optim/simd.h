@@ -23,9 +23,6 @@
 #define OUTSTEP_TARGET_AVX2
 #define OUTSTEP_TARGET_AVX512
 #endif
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-math-errno")  // else a square root is a call for the sake of errno
-#endif
 
 namespace outstep::optim::simd {
 
@@ -45,7 +42,7 @@ OUTSTEP_INLINE void store(const F32x16& x, float* to) { std::memcpy(to, &x, size
 OUTSTEP_INLINE void replace_by_root(F32x16& x) {
 #if defined(__clang__)
   x = __builtin_elementwise_sqrt(x);
-#else
+#else  // g++ takes the roots one by one, unless it is told -fno-math-errno
   for (int lane = 0; lane < kLanes; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
 #endif
 }
