@@ -1,6 +1,5 @@
 #include "outstep/apps/failure.h"
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <algorithm>

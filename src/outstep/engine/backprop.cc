@@ -1,7 +1,5 @@
 #include "outstep/engine/backprop.h"
 
-#include <torch/csrc/autograd/function_hook.h>
-
 #include <memory>
 #include <utility>
 

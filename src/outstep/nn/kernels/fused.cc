@@ -1,7 +1,5 @@
 #include "outstep/nn/kernels/fused.h"
 
-#include <torch/csrc/autograd/forward_grad.h>
-
 #include "outstep/base/parallel.h"
 #include "outstep/nn/kernels/simd.h"
 
