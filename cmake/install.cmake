@@ -22,6 +22,8 @@ install(FILES
   "${PROJECT_SOURCE_DIR}/cmake/OutstepTorch.cmake" "${PROJECT_SOURCE_DIR}/cmake/OutstepDependencies.cmake"
   DESTINATION "${_package}")
 
+# Said outright: CMake leaves out of the rpath what lies in the source tree, and .venv does.
+set_target_properties(outstep PROPERTIES INSTALL_RPATH "${OUTSTEP_TORCH}/lib")
 install(TARGETS outstep RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/recipes" "${PROJECT_SOURCE_DIR}/data" DESTINATION "${_share}")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${_share}")

@@ -10,6 +10,7 @@
 
 : "${root:?setup.sh is to be sourced with root set}"
 logs=$root/build/logs
+[[ -z ${OUTSTEP_TORCH:-} ]] || OUTSTEP_TORCH=$(realpath --no-symlinks --canonicalize-missing -- "$OUTSTEP_TORCH")
 
 # ---- Saying what happens ---------------------------------------------------------------------------------------
 
@@ -63,28 +64,21 @@ show_log() { # the end of a log, or a build's first failure, indented
 
 # ---- One at a time ---------------------------------------------------------------------------------------------
 
-lock_fd=''
-
-# lock exclusive|shared PURPOSE: waits for whoever sets up or builds in this tree.
+# lock PURPOSE: waits for whoever sets up, builds or tests in this tree. Descriptor 9 holds the lock; a command that
+# could leave a process behind is run with 9>&-.
 lock() {
-  local mode=--exclusive holder
-  [[ $1 == exclusive ]] || mode=--shared
-  if [[ -z $lock_fd ]]; then
-    mkdir -p "$root/build"
-    exec {lock_fd}>>"$root/build/.lock"
-  fi
-  if ! flock "$mode" --nonblock "$lock_fd"; then
+  local holder
+  mkdir -p "$root/build"
+  exec 9>>"$root/build/.lock"
+  if ! flock --nonblock 9; then
     holder=$(<"$root/build/.lock")
     say "waiting for ${holder:-another ./outstep or ./test in this tree}"
-    flock "$mode" "$lock_fd"
+    flock 9
   fi
-  printf '%s, process %d, since %(%H:%M:%S)T\n' "$2" $$ -1 >"$root/build/.lock"
+  printf '%s, process %d, since %(%H:%M:%S)T\n' "$1" $$ -1 >"$root/build/.lock"
 }
 
-unlock() {
-  [[ -z $lock_fd ]] || exec {lock_fd}>&-
-  lock_fd=''
-}
+unlock() { exec 9>&-; }
 
 # ---- Packages --------------------------------------------------------------------------------------------------
 
@@ -289,7 +283,7 @@ is_current() {
 bring_up() {
   local stamp=$root/build/$1/built-$2
   is_current "$1" "$2" && return
-  lock exclusive "./${0##*/} building $2"
+  lock "./${0##*/} building $2"
   is_current "$1" "$2" && return # whoever held the lock has built it
   SECONDS=0
   need_tools "$1"

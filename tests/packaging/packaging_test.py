@@ -3,6 +3,7 @@
     packaging_test.py CMAKE BUILD_FOLDER COMPILER TORCH_FOLDER
 """
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -27,9 +28,15 @@ class Packaging(unittest.TestCase):
     def setUpClass(cls):
         # Always the same folder: the compiler cache knows the consumer's one file again.
         cls.folder = build / "packaging"
+        cls.lock = open(build / "packaging.lock", "w")
+        fcntl.flock(cls.lock, fcntl.LOCK_EX)  # another run may be at it
         cls.prefix = cls.folder / "prefix with a space"
         shutil.rmtree(cls.folder, ignore_errors=True)
         run(cmake, "--install", build, "--prefix", cls.prefix)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.lock.close()
 
     def test_headers_come_without_tests_and_without_the_program_s_own(self):
         include = self.prefix / "include"
@@ -53,7 +60,7 @@ class Packaging(unittest.TestCase):
             f"-DCMAKE_PREFIX_PATH={self.prefix}", f"-DCMAKE_CXX_COMPILER={compiler}",
             *(["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []))
         run(cmake, "--build", consumer)
-        self.assertEqual(run(consumer / "consumer"), "1040 parameters\n")
+        self.assertEqual(run(consumer / "consumer"), "1048 parameters\n")
 
     def test_a_consumer_with_another_torch_is_told(self):
         said = run(cmake, "-S", HERE / "consumer", "-B", self.folder / "other", "-G", "Ninja",
