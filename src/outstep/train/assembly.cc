@@ -14,6 +14,7 @@
 #include "outstep/base/hash.h"
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
+#include "outstep/nn/gpt2.h"
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/train/agree.h"
@@ -131,8 +132,9 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
 
 data::DataOptions read_data(Recipe& recipe) {
   io::Section model = recipe.settings.section("model");
+  const int64_t usual = nn::Gpt2Options().n_positions;
   const int64_t n_positions =
-      model.has("n_positions") ? model.integer("n_positions", 0, {.min = 1}) : 0;
+      model.has("n_positions") ? model.integer("n_positions", usual, {.min = 1}) : usual;
   return data::read_data_options(recipe.settings.section("data"), n_positions);
 }
 

@@ -35,7 +35,7 @@ struct Plan {
 };
 
 struct PlanOptions {
-  std::optional<double> link_bits_per_second;
+  std::optional<double> link_bits_per_second = std::nullopt;
   bool measure = true;  // false: activations and times stay 0 (a model too large for this machine)
 };
 

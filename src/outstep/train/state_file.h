@@ -11,10 +11,13 @@
 
 // The state entries of a checkpoint as safetensors files, one a rank:
 //
-//   "shared:sync/step"           the same on every replica: in replica 0's file only
-//   "slice:sync/momentum@65536"  elements 65536, … of a flat vector; metadata "total:sync/momentum"
-//                                tells its whole length. What covers it all is in replica 0's only.
-//   "local:engine/running_mean"  this rank's own
+//   "shared:sync/optimizer.step"
+//        the same on every replica: in replica 0's file only
+//   "slice:sync/optimizer.momentum@65536"
+//        elements 65536, … of a flat vector; the metadata "total:sync/optimizer.momentum" tells its
+//        whole length. A slice that is all of its vector is in replica 0's file only.
+//   "local:engine/engine.buffers"
+//        this rank's own
 //
 // The name begins with the component that saved the entry. Integers are tensors without dimensions.
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/clock.h"
+#include "outstep/base/errors.h"
 #include "outstep/base/log.h"
 #include "outstep/base/memory.h"
 #include "outstep/base/version.h"
@@ -106,6 +107,10 @@ void Trainer::begin() {
   newest = broadcast_text(*assembly_.world_group, newest);
   if (!newest.empty()) {
     first_step_ = step_ = saved_step_ = load_checkpoint(newest, assembly_);
+    if (step_ > recipe_.train.steps) {
+      throw ConfigError("{} is of step {}, beyond train.steps = {}; raise it to train on", newest,
+                        step_, recipe_.train.steps);
+    }
     if (is_first()) log::info("going on from {}", newest);
   } else if (options_.resume && is_first()) {
     log::warn("{} has no checkpoint yet: starting from step 0", folder.string());
@@ -170,12 +175,7 @@ void Trainer::settle() {
 }
 
 void Trainer::write_line(int64_t step) {
-  Json line = interval_.to_json(unit_);
-  const data::StreamOptions& stream = assembly_.stream->options();
-  line["epoch"] = static_cast<double>(assembly_.stream->num_drawn() * stream.num_replicas *
-                                      stream.micro_batch) /
-                  static_cast<double>(assembly_.stream->dataset().size());
-  metrics_->write("train", step, line);
+  metrics_->write("train", step, interval_.to_json(unit_));
   train_loss_ = interval_.loss();
   interval_ = {};
 }

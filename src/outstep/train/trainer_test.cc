@@ -139,7 +139,7 @@ TEST_F(TrainerTest, MetricsTellEachStepOnceWithItsUnits) {
     EXPECT_EQ(lines[i].at("staleness/mean"), 0);
     EXPECT_EQ(lines[i].at("staleness/max"), 0);
     for (const char* key : {"overlap_fraction", "exposed_seconds", "communication_seconds",
-                            "memory/peak_bytes", "memory/rss_bytes", "epoch"}) {
+                            "memory/peak_bytes", "memory/rss_bytes"}) {
       EXPECT_TRUE(lines[i].contains(key)) << key;
     }
   }
@@ -192,6 +192,13 @@ TEST_F(TrainerTest, SummaryHasTheKeysThatJsonPrints) {
   }
   EXPECT_EQ(json.at("steps"), 6);
   EXPECT_FALSE(json.contains("tokens_per_second"));
+}
+
+TEST_F(TrainerTest, ARunBeyondTheRecipesLastStepIsNotResumed) {
+  train_well({.toml = text(), .overrides = {}, .folder = run("done")});
+  const auto outcomes = testing::train(
+      {.toml = text(), .overrides = {"train.steps=5"}, .folder = run("done"), .resume = true});
+  EXPECT_THAT(outcomes[0].error, HasSubstr("is of step 8, beyond train.steps = 5"));
 }
 
 TEST_F(TrainerTest, AResumeBeforeTheFirstCheckpointStartsAnew) {
