@@ -249,8 +249,7 @@ void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire,
   if (group.size() == 1) return copy_alone(tensor, tensor, wire);
   const at::Tensor vector = flat(tensor);
   const at::ScalarType wire_type = wire_dtype(vector, wire);
-  const bool is_direct =
-      group.size() <= 2 || static_cast<int64_t>(vector.nbytes()) <= cut.direct_bytes;
+  const bool is_direct = static_cast<int64_t>(vector.nbytes()) <= cut.direct_bytes;
   if (is_direct) {
     Reduction reduction{
         .group = group,
