@@ -32,8 +32,8 @@ logged() {
   "$@" </dev/null 2>&1 | follow "$log"
 }
 
-follow() { # stdin to the file $1, and a sign of life every ten seconds
-  local line='' part='' last='at it' next=$((SECONDS + 10)) status
+follow() { # stdin to the file $1, and what is new every ten seconds, or a sign of life every minute
+  local line='' part='' last='' said='' next=$((SECONDS + 10)) silent=$((SECONDS + 60)) status
   while :; do
     status=0
     IFS= read -r -t 2 part || status=$?
@@ -47,7 +47,11 @@ follow() { # stdin to the file $1, and a sign of life every ten seconds
       return 0
     fi
     if ((SECONDS >= next)); then
-      say "  ${last:0:90}"
+      if [[ $last != "$said" ]] || ((SECONDS >= silent)); then
+        say "  ${last:0:90}"
+        said=$last
+        silent=$((SECONDS + 60))
+      fi
       next=$((SECONDS + 10))
     fi
   done
