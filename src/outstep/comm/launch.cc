@@ -45,9 +45,10 @@ void require_all(const Lookup& lookup, const std::string& launcher,
     list += (list.empty() ? "" : ", ") + name;
   }
   if (missing.empty()) return;
+  const bool is_one = missing.find(',') == std::string::npos;
   throw ConfigError(
-      "environment: of the variables that {} sets, found {}, but not {}; set all of {}, or none",
-      launcher, present, missing, fmt::join(names, ", "));
+      "environment variables {} are set as {} does, but {} {} not; set all of {}, or none", present,
+      launcher, missing, is_one ? "is" : "are", fmt::join(names, ", "));
 }
 
 void read_place(const Lookup& lookup, Claim& claim, const std::string& local_rank_name) {
@@ -80,7 +81,7 @@ std::optional<Claim> claim_of_torchrun(const Lookup& lookup) {
   world.attempt = read_integer(lookup, "TORCHELASTIC_RESTART_COUNT", 0, 1 << 30).value_or(0);
   const std::string agent = lookup("TORCHELASTIC_USE_AGENT_STORE").value_or("False");
   world.agent_holds_store = agent == "True" || agent == "true" || agent == "1";
-  world.source = lookup("OUTSTEP_LAUNCH").value_or("") == "1" ? "outstep" : "torchrun";
+  world.source = lookup("OUTSTEP_LAUNCH") ? "outstep" : "torchrun";
   return claim;
 }
 

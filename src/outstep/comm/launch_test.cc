@@ -75,7 +75,7 @@ TEST(Launch, ReadsTorchrun) {
 }
 
 TEST(Launch, KnowsItsOwnChildren) {
-  EXPECT_EQ(world_of(with(kTorchrun, {{"OUTSTEP_LAUNCH", "1"}})).source, "outstep");
+  EXPECT_EQ(world_of(with(kTorchrun, {{"OUTSTEP_LAUNCH", "7"}})).source, "outstep");
 }
 
 TEST(Launch, ReadsOpenMpiOnOneMachine) {
@@ -174,15 +174,15 @@ TEST(Launch, GarbageIsRefusedByName) {
 }
 
 TEST(Launch, AnIncompleteSetNamesWhatIsMissing) {
-  EXPECT_EQ(
-      error_of({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "h"}}),
-      "environment: of the variables that torchrun sets, found RANK, WORLD_SIZE, MASTER_ADDR, but "
-      "not LOCAL_RANK, "
-      "MASTER_PORT; set all of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, or none");
+  EXPECT_EQ(error_of({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "h"}}),
+            "environment variables RANK, WORLD_SIZE, MASTER_ADDR are set as torchrun does, but "
+            "LOCAL_RANK, MASTER_PORT are "
+            "not; set all of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, or none");
   EXPECT_THAT(error_of({{"OMPI_COMM_WORLD_SIZE", "2"}}),
-              HasSubstr("but not OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_LOCAL_RANK;"));
-  EXPECT_THAT(error_of({{"SLURM_PROCID", "0"}}),
-              HasSubstr("found SLURM_PROCID, but not SLURM_NTASKS, SLURM_LOCALID;"));
+              HasSubstr("OMPI_COMM_WORLD_SIZE are set as mpirun does, but OMPI_COMM_WORLD_RANK, "
+                        "OMPI_COMM_WORLD_LOCAL_RANK are not"));
+  EXPECT_THAT(error_of({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "2"}}),
+              HasSubstr("are set as srun does, but SLURM_LOCALID is not"));
 }
 
 TEST(Launch, AWorldOfOneNeedsNoPort) {
