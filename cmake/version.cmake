@@ -5,7 +5,7 @@ add_custom_target(outstep_commit
   COMMAND "${CMAKE_COMMAND}" "-DSOURCE_DIR=${PROJECT_SOURCE_DIR}" "-DOUTPUT=${_commit_folder}/commit.h"
     -P "${PROJECT_SOURCE_DIR}/cmake/commit.cmake"
   BYPRODUCTS "${_commit_folder}/commit.h"
-  COMMENT "" VERBATIM)
+  COMMENT "Looking up the commit" VERBATIM)
 add_dependencies(outstep_base outstep_commit)
 target_include_directories(outstep_base PRIVATE "$<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/generated>")
 
