@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/clock.h"
@@ -60,6 +61,13 @@ Workload make_workload(const std::string& name) {
           images.contiguous(at::MemoryFormat::ChannelsLast), random_integers(10, {64})};
 }
 
+// Of all threads of this process: unlike the wall clock it does not count what other programs take.
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 double step(const Workload& work, nn::FlatParams& params, bool is_bf16, int64_t number) {
   params.zero_gradients();
   at::Tensor loss;
@@ -81,12 +89,14 @@ void measure(const std::string& name, const std::string& precision, int threads,
   double loss = 0;
   for (int64_t i = 0; i < 3; ++i) loss = step(work, params, precision == "bf16", i);
   std::vector<double> times;
+  const double cpu_begin = cpu_seconds();
   const Clock::time_point begin = Clock::now();
   while (seconds_since(begin) < seconds || times.size() < 5) {
     const Clock::time_point start = Clock::now();
     step(work, params, precision == "bf16", static_cast<int64_t>(times.size()));
     times.push_back(seconds_since(start));
   }
+  const double cpu_per_step = (cpu_seconds() - cpu_begin) / static_cast<double>(times.size());
   std::ranges::sort(times);
   const nlohmann::ordered_json line = {{"program", "outstep"},
                                        {"model", name},
@@ -95,6 +105,7 @@ void measure(const std::string& name, const std::string& precision, int threads,
                                        {"median_seconds", times[times.size() / 2]},
                                        {"min_seconds", times.front()},
                                        {"max_seconds", times.back()},
+                                       {"cpu_seconds", cpu_per_step},
                                        {"n", times.size()},
                                        {"loss", loss}};
   std::printf("%s\n", line.dump().c_str());

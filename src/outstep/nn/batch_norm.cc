@@ -1,21 +1,46 @@
 #include "outstep/nn/batch_norm.h"
 
+#include "outstep/nn/kernels/batch_norm.h"
+
 namespace outstep::nn {
+namespace {
+
+at::Tensor norm_in_training(const at::Tensor& x, const BatchNorm& norm, bool relu,
+                            const at::Tensor& residual) {
+  return kernels::batch_norm(x, {.gain = norm.weight->tensor,
+                                 .bias = norm.bias->tensor,
+                                 .running_mean = norm.running_mean->tensor,
+                                 .running_var = norm.running_var->tensor,
+                                 .momentum = BatchNorm::kMomentum,
+                                 .epsilon = BatchNorm::kEpsilon,
+                                 .relu = relu,
+                                 .residual = residual});
+}
+
+at::Tensor norm_in_evaluation(const at::Tensor& x, const BatchNorm& norm) {
+  return at::batch_norm(x, norm.weight->tensor, norm.bias->tensor, norm.running_mean->tensor,
+                        norm.running_var->tensor,
+                        /*training=*/false, BatchNorm::kMomentum, BatchNorm::kEpsilon,
+                        /*cudnn_enabled=*/true);
+}
+
+}  // namespace
 
 at::Tensor batch_norm(const at::Tensor& x, const BatchNorm& norm, const ForwardContext& context) {
-  return at::batch_norm(x, norm.weight->tensor, norm.bias->tensor, norm.running_mean->tensor,
-                        norm.running_var->tensor, context.training, BatchNorm::kMomentum,
-                        BatchNorm::kEpsilon, /*cudnn_enabled=*/true);
+  return context.training ? norm_in_training(x, norm, /*relu=*/false, {})
+                          : norm_in_evaluation(x, norm);
 }
 
 at::Tensor batch_norm_relu(const at::Tensor& x, const BatchNorm& norm,
                            const ForwardContext& context) {
-  return at::relu(batch_norm(x, norm, context));
+  return context.training ? norm_in_training(x, norm, /*relu=*/true, {})
+                          : at::relu(norm_in_evaluation(x, norm));
 }
 
 at::Tensor batch_norm_add_relu(const at::Tensor& x, const at::Tensor& residual,
                                const BatchNorm& norm, const ForwardContext& context) {
-  return at::relu(batch_norm(x, norm, context).add_(residual));
+  return context.training ? norm_in_training(x, norm, /*relu=*/true, residual)
+                          : at::relu(norm_in_evaluation(x, norm).add(residual));
 }
 
 }  // namespace outstep::nn

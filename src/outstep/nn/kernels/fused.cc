@@ -7,6 +7,8 @@ namespace outstep::nn::kernels {
 namespace {
 
 constexpr int64_t kElementsPerTask = 16384;  // less is not worth another thread
+constexpr int64_t kElementsPerChunk =
+    32768;  // fits the second cache, and makes chunks enough for many threads
 
 struct AddInto {
   template <simd::Level>
@@ -36,16 +38,20 @@ bool can_fuse(std::initializer_list<std::reference_wrapper<const at::Tensor>> te
   return true;
 }
 
+int64_t rows_per_chunk(int64_t num_columns) {
+  return std::max<int64_t>(1, kElementsPerChunk / num_columns);
+}
+
 at::Tensor sum_over_rows(int64_t num_rows, int64_t num_sums, int64_t num_columns,
                          const std::function<void(int64_t begin, int64_t end, float* sums)>& body) {
-  const int64_t num_chunks = (num_rows + kChunkRows - 1) / kChunkRows;
+  const int64_t chunk_rows = rows_per_chunk(num_columns);
+  const int64_t num_chunks = (num_rows + chunk_rows - 1) / chunk_rows;
   const int64_t size = num_sums * num_columns;
   const at::Tensor partial = at::zeros({num_chunks, num_sums, num_columns}, at::kFloat);
   float* sums = partial.mutable_data_ptr<float>();
-  const int64_t grain = std::max<int64_t>(1, kElementsPerTask / (kChunkRows * num_columns));
-  parallel_for(num_chunks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(num_chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      body(chunk * kChunkRows, std::min(num_rows, (chunk + 1) * kChunkRows), sums + chunk * size);
+      body(chunk * chunk_rows, std::min(num_rows, (chunk + 1) * chunk_rows), sums + chunk * size);
     }
   });
   for (int64_t chunk = 1; chunk < num_chunks; ++chunk) {

@@ -18,9 +18,9 @@ namespace outstep::nn::kernels {
 bool can_fuse(std::initializer_list<std::reference_wrapper<const at::Tensor>> tensors);
 bool is_differentiating_forward();
 
-// Rows are dealt out in chunks of fixed length, each summed by itself and all added in order: sums
-// over rows have the same bits for any number of threads.
-inline constexpr int64_t kChunkRows = 64;
+// Rows are dealt out in chunks of a length that depends on their size alone, each summed by itself,
+// and all added in order: sums over rows have the same bits for any number of threads.
+int64_t rows_per_chunk(int64_t num_columns);
 
 // Calls body(begin_row, end_row, sums) for every chunk, sums being [num_sums, num_columns] zeros of
 // its own; returns the sums over all chunks, [num_sums, num_columns] float32.
