@@ -36,11 +36,16 @@ at::ScalarType wire_dtype(const at::Tensor& tensor, Wire wire) {
   return is_rounded ? at::kBFloat16 : tensor.scalar_type();
 }
 
+// The same on all ranks of a group.
 Segments segments_for(const Cut& cut, at::ScalarType wire, int num_peers) {
-  const int64_t window = cut.window_bytes / (cut.segment_bytes * std::max(num_peers, 1));
-  return {.length = std::max<int64_t>(
-              1, cut.segment_bytes / static_cast<int64_t>(c10::elementSize(wire))),
-          .window = std::max<int64_t>(2, window)};
+  constexpr int64_t kMinWindow = 2;  // one arrives while the other is summed
+  const int64_t num_bytes =
+      std::min(cut.segment_bytes, cut.window_bytes / (kMinWindow * num_peers));
+  const int64_t length =
+      std::max<int64_t>(1, num_bytes / static_cast<int64_t>(c10::elementSize(wire)));
+  const int64_t window =
+      cut.window_bytes / (length * static_cast<int64_t>(c10::elementSize(wire)) * num_peers);
+  return {.length = length, .window = std::max(kMinWindow, window)};
 }
 
 // Peers as seen from a rank: starting with its neighbour, so that not all ranks write to rank 0
@@ -142,17 +147,34 @@ void run(Reduction& r, const CallOptions& options) {
   }
 }
 
+// Vectors that need no scratch, in segments all the same: a deadline then bounds the silence
+// between two of them, not the time that a large vector takes on a slow link.
+void receive_in_segments(Group& group, const at::Tensor& vector, int peer, const Segments& segments,
+                         const CallOptions& options, std::vector<Work>& works) {
+  for (int64_t segment = 0; segment < segments.count(vector.numel()); ++segment) {
+    works.push_back(group.recv(segment_of(vector, segment, segments), peer, options));
+  }
+}
+
+void send_in_segments(Group& group, const at::Tensor& vector, int peer, const Segments& segments,
+                      const CallOptions& options, std::vector<Work>& works) {
+  for (int64_t segment = 0; segment < segments.count(vector.numel()); ++segment) {
+    works.push_back(group.send(segment_of(vector, segment, segments), peer, options));
+  }
+}
+
 void gather_exact(Group& group, const at::Tensor& output, const Shards& shards,
-                  const CallOptions& options) {
+                  const CallOptions& options, const Cut& cut) {
+  const Segments segments = segments_for(cut, output.scalar_type(), group.size() - 1);
   std::vector<Work> works;
   for (int distance = 1; distance < group.size(); ++distance) {
     const int peer = peer_before(group, distance);
-    works.push_back(
-        group.recv(output.narrow(0, shards.begin(peer), shards.size(peer)), peer, options));
+    receive_in_segments(group, output.narrow(0, shards.begin(peer), shards.size(peer)), peer,
+                        segments, options, works);
   }
   const at::Tensor own = output.narrow(0, shards.begin(group.rank()), shards.size(group.rank()));
   for (int distance = 1; distance < group.size(); ++distance) {
-    works.push_back(group.send(own, peer_after(group, distance), options));
+    send_in_segments(group, own, peer_after(group, distance), segments, options, works);
   }
   for (Work& work : works) work.wait();
 }
@@ -173,10 +195,7 @@ void gather_bf16(Group& group, const at::Tensor& output, const Shards& shards,
   round_to_bf16(packed[0], own);
   std::vector<Work> sends;
   for (int distance = 1; distance < group.size(); ++distance) {
-    for (int64_t segment = 0; segment < segments.count(own_size); ++segment) {
-      const at::Tensor values = segment_of(packed[0], segment, segments);
-      sends.push_back(group.send(values, peer_after(group, distance), options));
-    }
+    send_in_segments(group, packed[0], peer_after(group, distance), segments, options, sends);
   }
   if (own_size > 0) sum_in_order(own, packed);
   for (int64_t segment = 0; segment < segments.count(shards.length()); ++segment) {
@@ -239,7 +258,7 @@ void all_gather(Group& group, const at::Tensor& input, at::Tensor output, const 
   const at::Tensor whole = flat(output);
   copy_bytes(whole.narrow(0, shards.begin(group.rank()), input.numel()), flat(input));
   if (wire_dtype(output, wire) == output.scalar_type()) {
-    gather_exact(group, whole, shards, options);
+    gather_exact(group, whole, shards, options, cut);
   } else {
     gather_bf16(group, whole, shards, options, cut);
   }
@@ -273,24 +292,28 @@ void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, CallOp
         "all_to_all has a row for each rank");
   check(input.nbytes() == output.nbytes(), "all_to_all keeps the size");
   if (group.size() == 1) return copy_alone(input, output, Wire::exact);
-  const at::Tensor from = input.detach();
-  const at::Tensor to = output.detach();
+  const at::Tensor from = flat(input);
+  const at::Tensor to = flat(output);
+  const int64_t row = from.numel() / group.size();
+  check(to.numel() == row * group.size(), "all_to_all keeps the dtype and the size");
+  const Segments segments = segments_for({}, from.scalar_type(), group.size() - 1);
   std::vector<Work> works;
   for (int distance = 1; distance < group.size(); ++distance) {
     const int peer = peer_before(group, distance);
-    works.push_back(group.recv(to[peer], peer, options));
+    receive_in_segments(group, to.narrow(0, peer * row, row), peer, segments, options, works);
   }
   for (int distance = 1; distance < group.size(); ++distance) {
     const int peer = peer_after(group, distance);
-    works.push_back(group.send(from[peer], peer, options));
+    send_in_segments(group, from.narrow(0, peer * row, row), peer, segments, options, works);
   }
-  copy_bytes(to[group.rank()], from[group.rank()]);
+  copy_bytes(to.narrow(0, group.rank() * row, row), from.narrow(0, group.rank() * row, row));
   for (Work& work : works) work.wait();
 }
 
 void broadcast(Group& group, at::Tensor tensor, int root, CallOptions options, const Cut& cut) {
   options = options_for(Kind::broadcast, "broadcast", options);
   check(root >= 0 && root < group.size(), "the root is a rank of the group");
+  if (group.size() == 1) return;
   const at::Tensor vector = flat(tensor);
   const bool is_root = group.rank() == root;
   const bool is_small =
@@ -301,11 +324,12 @@ void broadcast(Group& group, at::Tensor tensor, int root, CallOptions options, c
   const auto part_of = [&](int rank) {
     return is_small ? vector : vector.narrow(0, shards.begin(rank), shards.size(rank));
   };
+  const Segments segments = segments_for(cut, vector.scalar_type(), group.size() - 1);
   std::vector<Work> works;
-  if (!is_root) works.push_back(group.recv(part_of(group.rank()), root, options));
+  if (!is_root) receive_in_segments(group, part_of(group.rank()), root, segments, options, works);
   for (int distance = 1; is_root && distance < group.size(); ++distance) {
     const int peer = peer_after(group, distance);
-    works.push_back(group.send(part_of(peer), peer, options));
+    send_in_segments(group, part_of(peer), peer, segments, options, works);
   }
   for (Work& work : works) work.wait();
   if (!is_small)

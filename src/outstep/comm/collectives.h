@@ -19,7 +19,8 @@ namespace outstep::comm::collectives {
 
 // How vectors are cut. The defaults suit loopback and slow links; no value changes a result.
 struct Cut {
-  int64_t segment_bytes = 1 << 20;
+  int64_t segment_bytes =
+      4 << 20;  // at most; less where the window would not hold two from each peer
   int64_t window_bytes = 16 << 20;  // scratch for segments under way, all peers together
   int64_t direct_bytes =
       64 << 10;  // all_reduce sends whole vectors up to this size: one phase instead of two
