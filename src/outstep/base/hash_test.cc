@@ -31,6 +31,7 @@ TEST(Sha256, OfAFile) {
   EXPECT_EQ(sha256_of_file(path), kShaOfAbc);
   std::filesystem::remove(path);
   EXPECT_THROW(sha256_of_file(path), DataError);
+  EXPECT_THROW(sha256_of_file(testing::TempDir()), DataError) << "a folder";
 }
 
 TEST(Hash64, DependsOnBytesAndSeed) {

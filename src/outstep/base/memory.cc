@@ -13,12 +13,32 @@
 #include <unordered_map>
 #include <vector>
 
+#if defined(__has_include) && __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace outstep::memory {
 
 namespace {
 
 // Blocks smaller than this go straight to malloc, which keeps them well itself.
 constexpr size_t kSmallestKept = 64 * 1024;
+
+// Lets the address sanitizer report a use of a block that is kept for reuse as a use after free.
+#if defined(__SANITIZE_ADDRESS__)
+#define OUTSTEP_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define OUTSTEP_ADDRESS_SANITIZER 1
+#endif
+#endif
+#ifdef OUTSTEP_ADDRESS_SANITIZER
+void forbid(void* block, size_t size) { __asan_poison_memory_region(block, size); }
+void allow(void* block, size_t size) { __asan_unpoison_memory_region(block, size); }
+#else
+void forbid(void* /*block*/, size_t /*size*/) {}
+void allow(void* /*block*/, size_t /*size*/) {}
+#endif
 
 // Rounds to one of eight sizes per power of two, so that a freed block fits the next request of
 // about its size.
@@ -44,6 +64,7 @@ class KeepingAllocator final : public c10::Allocator {
     for (auto& [size, blocks] : kept_) {
       for (void* block : blocks) {
         released += static_cast<int64_t>(size);
+        allow(block, size);
         c10::free_cpu(block);
       }
     }
@@ -65,28 +86,41 @@ class KeepingAllocator final : public c10::Allocator {
 
   void* take(size_t num_bytes) {
     if (num_bytes < kSmallestKept) {
-      void* data = c10::alloc_cpu(num_bytes);
+      void* data = allocate_new(num_bytes);
       count(static_cast<int64_t>(malloc_usable_size(data)));
       return data;
     }
-    const size_t size = size_class(num_bytes);
-    void* data = reuse(size);
-    if (!data) data = c10::alloc_cpu(size);
-    {
+    const Block block{num_bytes, size_class(num_bytes)};
+    void* data = reuse(block);
+    if (!data) {
+      data = allocate_new(block.size);
       std::lock_guard lock(mutex_);
-      blocks_[data] = {num_bytes, size};
+      blocks_[data] = block;
     }
     count(static_cast<int64_t>(num_bytes));
     return data;
   }
 
-  void* reuse(size_t size) {
+  // From the system; what is kept goes back before an allocation is given up.
+  void* allocate_new(size_t num_bytes) {
+    try {
+      return c10::alloc_cpu(num_bytes);
+    } catch (const c10::Error&) {
+      if (release() == 0) throw;
+      return c10::alloc_cpu(num_bytes);
+    }
+  }
+
+  // A kept block of this size, now live; null if there is none.
+  void* reuse(const Block& block) {
     std::lock_guard lock(mutex_);
-    auto found = kept_.find(size);
+    auto found = kept_.find(block.size);
     if (found == kept_.end() || found->second.empty()) return nullptr;
     void* data = found->second.back();
     found->second.pop_back();
-    kept_bytes_ -= static_cast<int64_t>(size);
+    kept_bytes_ -= static_cast<int64_t>(block.size);
+    blocks_[data] = block;
+    allow(data, block.size);
     return data;
   }
 
@@ -98,6 +132,8 @@ class KeepingAllocator final : public c10::Allocator {
   }
 
   static void give_back(void* data);
+  // Whether data was a block of the kept kind; if so, it is kept or freed.
+  bool give_back_kept_kind(void* data);
 
   std::mutex mutex_;
   std::unordered_map<size_t, std::vector<void*>> kept_;  // by size class; guarded by mutex_
@@ -114,25 +150,32 @@ KeepingAllocator& allocator() {
 void KeepingAllocator::give_back(void* data) {
   if (!data) return;
   KeepingAllocator& self = allocator();
+  const size_t usable = malloc_usable_size(data);
+  // A block of the kept kind is never smaller than this, so small ones need no lock.
+  if (usable >= kSmallestKept && self.give_back_kept_kind(data)) return;
+  self.live.fetch_sub(static_cast<int64_t>(usable));
+  c10::free_cpu(data);
+}
+
+bool KeepingAllocator::give_back_kept_kind(void* data) {
   {
-    std::lock_guard lock(self.mutex_);
-    if (auto found = self.blocks_.find(data); found != self.blocks_.end()) {
-      const Block block = found->second;
-      self.blocks_.erase(found);
-      self.live.fetch_sub(static_cast<int64_t>(block.requested));
-      // What is kept never exceeds what was once live: blocks of shapes that do not come back
-      // cannot pile up.
-      if (self.kept_bytes_ + static_cast<int64_t>(block.size) <= self.peak) {
-        self.kept_[block.size].push_back(data);
-        self.kept_bytes_ += static_cast<int64_t>(block.size);
-        return;
-      }
-      c10::free_cpu(data);
-      return;
+    std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(data);
+    if (found == blocks_.end()) return false;
+    const Block block = found->second;
+    blocks_.erase(found);
+    live.fetch_sub(static_cast<int64_t>(block.requested));
+    // What is kept never exceeds what was once live: blocks of shapes that do not come back cannot
+    // pile up.
+    if (kept_bytes_ + static_cast<int64_t>(block.size) <= peak) {
+      forbid(data, block.size);
+      kept_[block.size].push_back(data);
+      kept_bytes_ += static_cast<int64_t>(block.size);
+      return true;
     }
   }
-  self.live.fetch_sub(static_cast<int64_t>(malloc_usable_size(data)));
   c10::free_cpu(data);
+  return true;
 }
 
 int64_t from_proc_status(const std::string& key) {

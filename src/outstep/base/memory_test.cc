@@ -69,6 +69,55 @@ TEST_F(Memory, ThreadsMayAllocateAtOnce) {
   EXPECT_EQ(live_bytes(), before);
 }
 
+TEST_F(Memory, KeepsNoMoreThanWasOnceLive) {
+  release_kept();
+  reset_peak();
+  for (int64_t size = 1 << 16; size < 1 << 24; size += size / 4) at::empty({size}, at::kByte);
+  EXPECT_LE(release_kept(), peak_bytes()) << "blocks of many sizes must not pile up";
+}
+
+TEST_F(Memory, CountsSmallAndEmptyTensors) {
+  const int64_t before = live_bytes();
+  {
+    at::Tensor small = at::empty({100}, at::kByte);
+    EXPECT_GE(live_bytes() - before, 100);
+    const int64_t with_small = live_bytes();
+    at::Tensor empty = at::empty({0});
+    EXPECT_EQ(live_bytes(), with_small);
+  }
+  EXPECT_EQ(live_bytes(), before);
+}
+
+TEST_F(Memory, ATensorThatGrowsIsCountedRight) {  // realloc of a storage: new block, copy, free
+  const int64_t before = live_bytes();
+  {
+    at::Tensor tensor = at::ones({70'000}, at::kByte);
+    tensor.resize_({200'000});
+    EXPECT_EQ(live_bytes() - before, 200'000);
+    EXPECT_EQ(tensor[69'999].item<int>(), 1);
+  }
+  EXPECT_EQ(live_bytes(), before);
+}
+
+TEST_F(Memory, InstallingAgainDoesNothing) {
+  at::Tensor tensor = at::empty({1 << 20});
+  const int64_t before = live_bytes();
+  install();
+  EXPECT_TRUE(is_installed());
+  tensor.reset();
+  EXPECT_EQ(before - live_bytes(), 4 << 20);
+}
+
+// Freed by exit(), after main: the process must still end well.
+[[maybe_unused]] at::Tensor& lives_until_exit() {
+  static at::Tensor tensor;
+  return tensor;
+}
+TEST_F(Memory, OutlivesTensorsOfStaticLifetime) {
+  lives_until_exit() = at::ones({1 << 20});
+  EXPECT_EQ(lives_until_exit()[5].item<float>(), 1);
+}
+
 TEST_F(Memory, ReadsResidentMemory) {
   EXPECT_GT(rss_bytes(), 1 << 20);
   EXPECT_GE(peak_rss_bytes(), rss_bytes() / 2);

@@ -14,6 +14,11 @@ std::array<uint32_t, 2> philox_key(const RngKey& key) {
   return {static_cast<uint32_t>(key.seed), static_cast<uint32_t>(key.seed >> 32)};
 }
 
+// Streams beyond would share their numbers with others.
+void check_stream(const RngKey& key) {
+  check(key.stream < uint64_t{1} << 48, "the stream of a random number is below 2^48");
+}
+
 // Counter layout: position (32 bits), upper position and stream (16 + 48 bits), purpose.
 std::array<uint32_t, 4> philox_counter(const RngKey& key, uint64_t block) {
   return {static_cast<uint32_t>(block), static_cast<uint32_t>(key.stream),
@@ -47,6 +52,7 @@ template <typename BlockFunction>
 void fill(at::Tensor tensor, double offset, double scale, const RngKey& key,
           BlockFunction block_of) {
   check(tensor.is_floating_point(), "random values are for floating-point tensors");
+  check_stream(key);
   constexpr int64_t kChunk = 1 << 20;  // elements, a multiple of the block's four
   at::NoGradGuard no_grad;
   const bool is_row_major = tensor.is_contiguous();
@@ -88,7 +94,9 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return counter;
 }
 
-CounterRng::CounterRng(RngKey key) : key_(philox_key(key)), counter_(philox_counter(key, 0)) {}
+CounterRng::CounterRng(RngKey key) : key_(philox_key(key)), counter_(philox_counter(key, 0)) {
+  check_stream(key);
+}
 
 void CounterRng::refill() {
   block_ = philox4x32(counter_, key_);
@@ -139,7 +147,8 @@ void fill_uniform(at::Tensor tensor, double low, double high, RngKey key) {
 }
 
 Permutation::Permutation(uint64_t size, RngKey key) : size_(size), half_bits_(1) {
-  check(size > 0, "a permutation needs at least one element");
+  check(size > 0 && size <= uint64_t{1} << 62, "a permutation has 1 to 2^62 elements");
+  check_stream(key);
   while ((uint64_t{1} << (2 * half_bits_)) < size) ++half_bits_;
   const auto block = philox4x32(philox_counter(key, 0), philox_key(key));
   key_ = {block[0], block[1]};

@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include "outstep/base/errors.h"
+
 namespace outstep {
 namespace {
 
@@ -80,6 +82,34 @@ TEST(FillNormal, HasItsMomentsAndDependsOnTheKeyOnly) {
 
   fill_normal(serial, 3, 0.5, {.seed = 10});
   EXPECT_FALSE(at::equal(values, serial));
+}
+
+// Element i is a function of i: a longer fill begins with the shorter one, across chunks too.
+TEST(FillNormal, DependsOnThePositionOnly) {
+  at::Tensor shorter = at::empty({(1 << 20) + 7});
+  at::Tensor longer = at::empty({(1 << 20) + 5000});
+  fill_normal(shorter, 0, 1, {.seed = 4});
+  fill_normal(longer, 0, 1, {.seed = 4});
+  EXPECT_TRUE(at::equal(shorter, longer.narrow(0, 0, shorter.numel())));
+
+  at::Tensor doubles = at::empty({5}, at::kDouble), halves = at::empty({5}, at::kBFloat16);
+  fill_normal(doubles, 0, 1, {.seed = 4});
+  fill_normal(halves, 0, 1, {.seed = 4});
+  EXPECT_TRUE(at::equal(doubles.to(at::kBFloat16), halves));
+  at::Tensor nothing = at::empty({0, 3});
+  fill_normal(nothing, 0, 1, {.seed = 4});
+}
+
+TEST(Rng, RefusesWhatItCannotTellApart) {
+  const RngKey beyond{.seed = 1, .stream = uint64_t{1} << 48};
+  at::Tensor values = at::empty({4});
+  EXPECT_THROW(CounterRng{beyond}, InternalError);
+  EXPECT_THROW(fill_normal(values, 0, 1, beyond), InternalError);
+  EXPECT_THROW(Permutation(4, beyond), InternalError);
+  EXPECT_THROW(Permutation(0, {}), InternalError);
+  EXPECT_THROW(Permutation(4, {})[4], InternalError);
+  at::Tensor integers = at::empty({4}, at::kLong);
+  EXPECT_THROW(fill_uniform(integers, 0, 1, {}), InternalError);
 }
 
 TEST(FillUniform, StaysWithinItsBounds) {

@@ -1,6 +1,7 @@
 #include "outstep/base/text.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdlib>
 
@@ -64,6 +65,7 @@ std::string human_bytes(int64_t num_bytes) {
 }
 
 std::string human_seconds(double seconds) {
+  if (!(std::abs(seconds) < 1e15)) return fmt::format("{} s", seconds);  // endless, or not a number
   if (seconds < 59.5) return fmt::format("{:.{}f} s", seconds, seconds < 9.995 ? 2 : 1);
   const auto whole = static_cast<int64_t>(std::llround(seconds));
   if (whole < 3600) return fmt::format("{} min {:02d} s", whole / 60, whole % 60);

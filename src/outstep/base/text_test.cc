@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "outstep/base/errors.h"
 
 namespace outstep {
@@ -31,6 +33,9 @@ TEST(Text, WritesNumbersForPeople) {
   EXPECT_EQ(human_seconds(153), "2 min 33 s");
   EXPECT_EQ(human_seconds(59.7), "1 min 00 s");
   EXPECT_EQ(human_seconds(3840), "1 h 04 min");
+  EXPECT_EQ(human_seconds(0), "0.00 s");
+  EXPECT_EQ(human_seconds(std::numeric_limits<double>::infinity()), "inf s");
+  EXPECT_EQ(with_commas(std::numeric_limits<int64_t>::min()), "-9,223,372,036,854,775,808");
 }
 
 TEST(Text, ReadsLinkRates) {

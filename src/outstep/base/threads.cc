@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include "outstep/base/errors.h"
+
 namespace outstep {
 
 void name_this_thread(const std::string& name) {
@@ -28,6 +30,7 @@ SerialWorker::Ticket SerialWorker::post(std::function<void()> job) {
 
 void SerialWorker::wait(Ticket ticket) {
   std::unique_lock lock(mutex_);
+  check(ticket <= num_posted_, "a ticket is of a job that was posted here");
   changed_.wait(lock, [&] { return num_ended_ >= ticket; });
   if (error_) std::rethrow_exception(error_);
 }

@@ -1,13 +1,50 @@
 #include "outstep/base/threads.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <latch>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
+#include "outstep/base/errors.h"
+
 namespace outstep {
 namespace {
+
+std::string name_of_this_thread() {
+  char name[16] = "";
+  pthread_getname_np(pthread_self(), name, sizeof name);
+  return name;
+}
+
+TEST(Threads, HaveNames) {
+  std::string given, cut;
+  std::thread([&] {
+    name_this_thread("data.prefetch");
+    given = name_of_this_thread();
+    name_this_thread("a name that is far too long");
+    cut = name_of_this_thread();
+  }).join();
+  EXPECT_EQ(given, "data.prefetch");
+  EXPECT_EQ(cut, "a name that is ");
+}
+
+TEST(SerialWorker, RunsOnItsNamedThread) {
+  SerialWorker worker("comm");
+  std::string name;
+  worker.wait(worker.post([&] { name = name_of_this_thread(); }));
+  EXPECT_EQ(name, "comm");
+  EXPECT_THROW(worker.wait(99), InternalError) << "nobody would ever end it";
+}
+
+TEST(SerialWorker, ReleasesWhatAJobHeldBeforeTheWaitReturns) {
+  SerialWorker worker("test");
+  auto held = std::make_shared<int>(1);
+  worker.wait(worker.post([held] {}));
+  EXPECT_EQ(held.use_count(), 1);
+}
 
 TEST(SerialWorker, RunsJobsInOrder) {
   SerialWorker worker("test");

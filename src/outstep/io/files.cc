@@ -20,15 +20,25 @@ namespace {
 }
 
 int open_to_read(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Not blocking: a pipe without a writer would hold us here for ever.
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (descriptor < 0) fail(path, "cannot be opened", errno);
   struct stat status{};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    const int error = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
     ::close(descriptor);
-    fail(path, "is not a regular file", error);
+    throw DataError("{}: {}, not a file", path.string(),
+                    S_ISDIR(status.st_mode) ? "a folder" : "a pipe, socket or device");
   }
   return descriptor;
+}
+
+// A new file beside path, with the permissions the user's umask grants. -1 and errno if it fails.
+int create_beside(const std::filesystem::path& path, std::filesystem::path& temporary) {
+  for (int attempt = 0;; ++attempt) {
+    temporary = fmt::format("{}.tmp-{}-{}", path.string(), ::getpid(), attempt);
+    const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor >= 0 || errno != EEXIST) return descriptor;
+  }
 }
 
 }  // namespace
@@ -84,13 +94,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-AtomicFile::AtomicFile(std::filesystem::path path)
-    : path_(std::move(path)), temporary_(path_.string() + ".XXXXXX") {
-  std::string name = temporary_.string();
-  descriptor_ = ::mkostemp(name.data(), O_CLOEXEC);
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  descriptor_ = create_beside(path_, temporary_);
   if (descriptor_ < 0) fail(path_, "cannot be written", errno);
-  temporary_ = name;
-  ::fchmod(descriptor_, 0644);
 }
 
 AtomicFile::~AtomicFile() {
@@ -114,8 +120,9 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 void AtomicFile::commit() {
   check(descriptor_ >= 0, "an atomic file is committed once");
   if (::fsync(descriptor_) != 0) fail(path_, "writing failed", errno);
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0)
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
     fail(path_, "cannot be put in place", errno);
+  }
   ::close(std::exchange(descriptor_, -1));
   sync_folder(path_.has_parent_path() ? path_.parent_path() : ".");
 }

@@ -9,12 +9,24 @@
 
 namespace outstep::io {
 
+namespace {
+
+// The length of the file up to its last line feed. Only its last pages are read.
+uintmax_t whole_lines_bytes(const std::filesystem::path& path) {
+  const MappedFile file(path);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
+  return text.rfind('\n') + 1;  // npos + 1 is 0
+}
+
+}  // namespace
+
 JsonLines::JsonLines(const std::filesystem::path& path) : path_(path) {
-  if (std::filesystem::exists(path)) {
-    const std::string text = read_text(path);
-    const size_t last = text.rfind('\n');
-    std::filesystem::resize_file(path, last == std::string::npos ? 0 : last + 1);
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) {
+    std::filesystem::resize_file(path, whole_lines_bytes(path), error);
   }
+  if (error) throw DataError("{}: cannot be written: {}", path.string(), error.message());
   stream_.open(path, std::ios::app | std::ios::binary);
   if (!stream_) throw DataError("{}: cannot be written: {}", path.string(), std::strerror(errno));
 }

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/errors.h"
@@ -34,6 +35,21 @@ TEST_F(Logs, JsonLinesCutOffAHalfWrittenLine) {
   JsonLines(path).write({{"step", 3}});
   EXPECT_EQ(read_text(path), "{\"step\":1}\n{\"step\":3}\n");
   EXPECT_THROW(JsonLines(folder_ / "no" / "m.jsonl"), DataError);
+  EXPECT_THROW(JsonLines{folder_}, DataError);
+}
+
+TEST_F(Logs, JsonLinesCutOffALineThatIsAllThereIs) {
+  const auto path = folder_ / "m.jsonl";
+  std::ofstream(path) << "{\"step\"";
+  JsonLines(path).write({{"step", 1}});
+  EXPECT_EQ(read_text(path), "{\"step\":1}\n");
+}
+
+TEST_F(Logs, JsonLinesAreThereAtOnceAndAlwaysJson) {
+  const auto path = folder_ / "m.jsonl";
+  JsonLines lines(path);
+  lines.write({{"loss", std::numeric_limits<double>::quiet_NaN()}, {"text", "caf\xE9\n"}});
+  EXPECT_EQ(read_text(path), "{\"loss\":null,\"text\":\"caf\xEF\xBF\xBD\\n\"}\n");
 }
 
 TEST_F(Logs, ChromeTraceIsValidAndSorted) {
@@ -61,6 +77,24 @@ TEST_F(Logs, ChromeTraceIsValidAndSorted) {
   EXPECT_EQ(spans[0]["args"]["bytes"], 9);
   EXPECT_EQ(spans[1]["args"]["step"], 2);
   EXPECT_NE(spans[0]["tid"], spans[1]["tid"]);
+}
+
+TEST_F(Logs, ChromeTraceHoldsMoreThanItsBuffer) {
+  trace::Tracer tracer;
+  constexpr size_t kCount = 20'000;  // about 2 MB
+  for (size_t i = 0; i < kCount; ++i) {
+    // An inner span is recorded before the one around it and must come after it.
+    const auto begin = tracer.origin() + std::chrono::microseconds(i / 2);
+    const auto length = std::chrono::microseconds(i % 2 == 0 ? 1 : 2);
+    tracer.record(trace::Track::compute, i % 2 == 0 ? "inner" : "outer", begin, begin + length, {});
+  }
+  write_chrome_trace(folder_ / "trace.json", tracer, 0);
+  const auto trace = nlohmann::json::parse(read_text(folder_ / "trace.json"));
+  ASSERT_EQ(trace["traceEvents"].size(), kCount + 5);
+  for (size_t i = 5; i < kCount + 5; i += 2) {
+    ASSERT_EQ(trace["traceEvents"][i]["name"], "outer");
+    ASSERT_EQ(trace["traceEvents"][i + 1]["name"], "inner");
+  }
 }
 
 TEST(Crc32c, GivesThePublishedAnswers) {  // RFC 3720, B.4

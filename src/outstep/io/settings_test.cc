@@ -80,8 +80,48 @@ TEST(Settings, AnUnknownKeyIsAnErrorWithItsPlaceAndTheNearestSpelling) {
   EXPECT_EQ(read("[engine]\nfoo = 3\n"),
             "recipes/my.toml:2:1: unknown key \"foo\" in [engine]; known are: micro_batch");
   EXPECT_EQ(read("[snyc]\nname = \"ddp\"\n"),
-            "recipes/my.toml:2:1: unknown section [snyc]; did you mean [sync]?");
+            "recipes/my.toml:1:1: unknown section [snyc]; did you mean [sync]?");
+  EXPECT_EQ(read("[snyc]\n"), "recipes/my.toml:1:1: unknown section [snyc]; did you mean [sync]?")
+      << "even without keys";
+  EXPECT_EQ(read("[sync]\nzoo = 1\nant = 2\n[engine]\nbee = 3\n"),
+            "recipes/my.toml:2:1: unknown key \"zoo\" in [sync]; known are: name")
+      << "the first as the file has them";
+  EXPECT_EQ(read("[engine]\nmicro_batch.x = 3\n"),
+            "recipes/my.toml:2:1: engine.micro_batch must be a whole number, not a table");
   EXPECT_EQ(read("[engine]\nmicro_batch = 3\n"), "accepted");
+}
+
+TEST(Settings, AnUnknownKeyOfAnOverrideIsNamedAsItWasTyped) {
+  const auto read = [](const std::string& text) {
+    return complaint([&] {
+      Settings settings = Settings::from_text("", "r.toml", {text});
+      settings.section("sync").text("name", "none");
+      settings.require_all_used();
+    });
+  };
+  EXPECT_EQ(read("sync.nmae=ddp"),
+            "--sync.nmae: unknown key \"nmae\" in [sync]; did you mean \"name\"?");
+  EXPECT_EQ(read("snyc.name=ddp"), "--snyc.name: unknown section [snyc]; did you mean [sync]?");
+}
+
+TEST(Settings, AnOverrideOfATextMayLookLikeAnythingElse) {
+  for (const char* typed : {"7", "true", "2024-01-01", "[1, 2]", "1e3", "0x10", "", "a\nb = 1"}) {
+    Settings settings = Settings::from_text("", "t", {std::string("data.path=") + typed});
+    EXPECT_EQ(settings.section("data").text("path", "none"), typed);
+    Settings again = Settings::from_text(settings.resolved(), "r");
+    EXPECT_EQ(again.section("data").text("path", "none"), typed);
+  }
+  Settings quoted = Settings::from_text("", "t", {"data.path=\"7\""});
+  EXPECT_EQ(quoted.section("data").text("path", ""), "7");
+  EXPECT_THAT(complaint([] { Settings::from_text("", "t", {"data.path=caf\xE9"}); }),
+              HasSubstr("--data.path:"))
+      << "what no recipe can hold is refused before the run";
+  EXPECT_EQ(complaint([] {
+              Settings settings = Settings::from_text("[data]\npath = 7", "r.toml");
+              settings.section("data").text("path", "");
+            }),
+            "r.toml:2:1: data.path must be text, not 7")
+      << "in a file, text is quoted";
 }
 
 TEST(Settings, RefusesWrongTypesAndRanges) {
@@ -93,8 +133,8 @@ TEST(Settings, RefusesWrongTypesAndRanges) {
     });
   };
   const auto integer = [](Section& s) { s.integer("k", 1, {.min = 1, .max = 9}); };
-  EXPECT_EQ(get("\"a\"", integer), "r.toml:2:1: s.k must be a whole number, not text");
-  EXPECT_EQ(get("1.5", integer), "r.toml:2:1: s.k must be a whole number, not a number");
+  EXPECT_EQ(get("\"a\"", integer), "r.toml:2:1: s.k must be a whole number, not \"a\"");
+  EXPECT_EQ(get("1.5", integer), "r.toml:2:1: s.k must be a whole number, not 1.5");
   EXPECT_EQ(get("0", integer), "r.toml:2:1: s.k is 0, it must be at least 1 and at most 9");
   EXPECT_EQ(get("9", integer), "accepted");
   const auto number = [](Section& s) { s.number("k", 1, {.min = 0, .excludes_min = true}); };
@@ -104,9 +144,9 @@ TEST(Settings, RefusesWrongTypesAndRanges) {
   EXPECT_EQ(get("\"zero\"", choice),
             "r.toml:2:1: s.k is \"zero\", it must be one of: ddp, zero1; did you mean \"zero1\"?");
   EXPECT_THAT(get("[1, \"a\"]", [](Section& s) { s.integers("k", {}); }),
-              HasSubstr("a list of whole numbers"));
+              HasSubstr("must be a list of whole numbers, not [1, \"a\"]"));
   EXPECT_THAT(get("3", [](Section& s) { s.flag("k", false); }),
-              HasSubstr("true or false, not a whole number"));
+              HasSubstr("must be true or false, not 3"));
 }
 
 TEST(Settings, RefusesIllFormedFilesWithTheirPlace) {
@@ -148,9 +188,16 @@ TEST_F(SettingsFiles, RefusesABaseThatIsMissingOrLoops) {
   write("loop.toml", "base = \"loop.toml\"\n");
   EXPECT_THAT(complaint([&] { Settings::from_file(folder_ / "loop.toml"); }),
               HasSubstr("leads back to itself"));
+  write("common/there.toml", "base = \"../common/back.toml\"\n");
+  write("common/back.toml", "base = \"../common/there.toml\"\n");
+  EXPECT_THAT(complaint([&] { Settings::from_file(folder_ / "common/there.toml"); }),
+              HasSubstr("its base leads back to itself: there.toml -> back.toml -> there.toml"));
+  write("folder.toml", "base = \"common\"\n");
+  EXPECT_THAT(complaint([&] { Settings::from_file(folder_ / "folder.toml"); }),
+              HasSubstr("a folder, not a file"));
   write("number.toml", "base = 3\n");
   EXPECT_THAT(complaint([&] { Settings::from_file(folder_ / "number.toml"); }),
-              HasSubstr("base must be text"));
+              HasSubstr("number.toml:1:8: base must be text, the path of another recipe, not 3"));
 }
 
 TEST(Settings, ResolvedReadsBackAsTheSameValues) {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <bit>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 
@@ -132,7 +133,14 @@ void TensorBoardWriter::text(const std::string& tag, const std::string& markdown
   write_event(summary_event(step, entry));
 }
 
-void TensorBoardWriter::flush() { stream_.flush(); }
+void TensorBoardWriter::flush() {
+  stream_.flush();
+  require_written();
+}
+
+void TensorBoardWriter::require_written() const {
+  if (!stream_) throw DataError("{}: writing failed: {}", path_.string(), std::strerror(errno));
+}
 
 void TensorBoardWriter::write_event(const std::string& payload) {
   std::string length;
@@ -142,7 +150,7 @@ void TensorBoardWriter::write_event(const std::string& payload) {
   record += payload;
   put_little_endian(record, masked_crc32c(payload));
   stream_.write(record.data(), static_cast<std::streamsize>(record.size()));
-  if (!stream_) throw DataError("{}: writing failed: {}", path_.string(), std::strerror(errno));
+  require_written();
 }
 
 }  // namespace outstep::io

@@ -5,7 +5,9 @@
 #include <fstream>
 #include <string>
 
-// Writes TensorBoard event files (TFRecord framing with masked CRC-32C around Event messages), scalars and texts only.
+// Writes TensorBoard event files (TFRecord framing with masked CRC-32C around Event messages),
+// scalars and texts only. Everything throws DataError naming the file and the system's reason; a
+// full disk may show only at flush(). Not thread safe.
 
 namespace outstep::io {
 
@@ -20,6 +22,8 @@ class TensorBoardWriter {
 
  private:
   void write_event(const std::string& payload);
+  void require_written() const;
+
   std::filesystem::path path_;
   std::ofstream stream_;
 };
