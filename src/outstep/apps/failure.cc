@@ -10,6 +10,7 @@
 
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
+#include "outstep/base/torch.h"
 
 namespace outstep::apps {
 
@@ -22,7 +23,10 @@ double now_seconds() {
 }
 
 bool is_out_of_memory(std::string_view what) {
-  return what.find("not enough memory") != what.npos || what.find("out of memory") != what.npos;
+  for (const char* words : {"not enough memory", "out of memory", "can't allocate memory"}) {
+    if (what.find(words) != what.npos) return true;
+  }
+  return false;
 }
 
 Failure out_of_memory(std::string_view what) {
@@ -106,7 +110,13 @@ const Failure* first_failure(std::span<const Failure> failures) {
   const auto first =
       std::min_element(failures.begin(), failures.end(),
                        [&](const Failure& a, const Failure& b) { return weight(a) < weight(b); });
-  return first == failures.end() ? nullptr : &*first;
+  if (first == failures.end()) return nullptr;
+  // What all ranks agree on is told once, as rank 0's.
+  return &*std::min_element(failures.begin(), failures.end(),
+                            [&](const Failure& a, const Failure& b) {
+                              return std::tuple(a.message != first->message, a.rank) <
+                                     std::tuple(b.message != first->message, b.rank);
+                            });
 }
 
 std::string signal_name(int signal) {

@@ -45,7 +45,8 @@ std::string encode(const Failure& failure);
 std::optional<Failure> decode(std::string_view line);
 
 // The one that explains the others: a communication error is taken for an echo while anything else
-// is there; among equals the earliest. Null only for none.
+// is there; among equals the earliest. What several ranks say alike is the lowest one's. Null only
+// for none.
 const Failure* first_failure(std::span<const Failure> failures);
 
 // "signal 9 (Killed)"

@@ -43,7 +43,8 @@ TEST(Failure, MemoryThatRanOutIsTheRecipesDoing) {
     at::empty({int64_t{1} << 60});
     FAIL();
   } catch (...) {
-    EXPECT_EQ(describe_failure(std::current_exception()).exit_code, 2);
+    const Failure tensor = describe_failure(std::current_exception());
+    EXPECT_EQ(tensor.exit_code, 2) << tensor.message;
   }
 }
 
@@ -91,6 +92,13 @@ TEST(Failure, TheFirstIsTheOneThatExplainsTheOthers) {
   EXPECT_EQ(first_failure(std::vector<Failure>{}), nullptr);
   const std::vector<Failure> echoes{late_echo, echo};
   EXPECT_EQ(first_failure(echoes)->rank, 0);
+  const Failure same{
+      .rank = 1, .kind = "config error", .exit_code = 2, .message = "x", .at_seconds = 1};
+  Failure same_on_0 = same;
+  same_on_0.rank = 0;
+  same_on_0.at_seconds = 2;
+  const std::vector<Failure> agreed{same, same_on_0};
+  EXPECT_EQ(first_failure(agreed)->rank, 0) << "what all ranks say alike is rank 0's";
   const std::vector<Failure> with_cause{echo, late_echo, cause};
   EXPECT_EQ(first_failure(with_cause)->rank, 1);
   const std::vector<Failure> with_killed{echo, late_echo, killed};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "outstep/apps/printable.h"
 #include "outstep/base/clock.h"
 
 namespace outstep::apps {
@@ -17,17 +18,6 @@ std::vector<int64_t> encode_prompt(const data::Tokenizer& tokenizer, const std::
 }
 
 }  // namespace
-
-size_t whole_characters(const std::string& text) {
-  // At most the last three bytes can be the beginning of a character.
-  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
-    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
-    if ((byte & 0xC0) == 0x80) continue;  // the middle of one
-    const size_t length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
-    return length > back ? text.size() - back : text.size();
-  }
-  return text.size();
-}
 
 std::string generate(const nn::Model& model, const data::Tokenizer& tokenizer,
                      const GenerateOptions& options,

@@ -22,7 +22,4 @@ std::string generate(const nn::Model& model, const data::Tokenizer& tokenizer,
                      const GenerateOptions& options,
                      const std::function<void(const std::string&)>& on_text = nullptr);
 
-// How many bytes at the start of text are whole UTF-8 characters (or no UTF-8 at all).
-size_t whole_characters(const std::string& text);
-
 }  // namespace outstep::apps

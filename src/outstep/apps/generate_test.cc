@@ -10,17 +10,6 @@
 namespace outstep::apps {
 namespace {
 
-TEST(WholeCharacters, HoldsBackTheBeginningOfOne) {
-  EXPECT_EQ(whole_characters("abc"), 3u);
-  EXPECT_EQ(whole_characters("a\xC3"), 1u);
-  EXPECT_EQ(whole_characters("aä"), 3u);
-  EXPECT_EQ(whole_characters("\xE2\x82"), 0u);
-  EXPECT_EQ(whole_characters("€"), 3u);
-  EXPECT_EQ(whole_characters("\xF0\x9F\x98"), 0u);
-  EXPECT_EQ(whole_characters("x\x80\x80\x80\x80"), 5u) << "no UTF-8 at all is not held back";
-  EXPECT_EQ(whole_characters(""), 0u);
-}
-
 class Generate : public testing::Test {
  protected:
   std::unique_ptr<nn::Model> model_ = nn::make_model(nlohmann::ordered_json{{"model_type", "gpt2"},

@@ -9,6 +9,7 @@
 #include "outstep/apps/screen.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
+#include "outstep/comm/flight_report.h"
 #include "outstep/train/run_folder.h"
 
 namespace outstep::apps {
@@ -58,15 +59,6 @@ Inspection inspect_file(const fs::path& path) {
       human_bytes(static_cast<int64_t>(fs::file_size(path))));
 }
 
-// A folder that holds flight records and nothing that is more than these.
-bool holds_flight_records(const fs::path& folder) {
-  return std::any_of(fs::directory_iterator(folder), fs::directory_iterator(),
-                     [](const fs::directory_entry& entry) {
-                       return entry.path().filename().string().starts_with("flight") &&
-                              entry.path().extension() == ".json";
-                     });
-}
-
 int run(const std::string& path, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
   const Inspection inspection = inspect(path);
@@ -83,7 +75,7 @@ Inspection inspect(const fs::path& path) {
   if (!fs::exists(path)) throw DataError("{}: no such file or folder", path.string());
   if (!fs::is_directory(path)) return inspect_file(path);
   const bool is_run = fs::is_directory(path / "checkpoints");
-  if (!is_run && holds_flight_records(path)) return inspect_flight(path);
+  if (!is_run && !comm::flight_records_in(path).empty()) return inspect_flight(path);
   switch (train::folder_kind(path)) {
     case train::FolderKind::run:
       return inspect_run(path);

@@ -5,6 +5,7 @@
 #include "outstep/apps/places.h"
 #include "outstep/apps/table.h"
 #include "outstep/base/text.h"
+#include "outstep/comm/flight_report.h"
 #include "outstep/nn/flat_params.h"
 #include "outstep/nn/hugging_face.h"
 #include "outstep/train/checkpoint.h"
@@ -40,7 +41,22 @@ Inspection inspect_run(const fs::path& folder) {
     inspection.text += "\n" + its_metrics.text;
     inspection.facts["metrics"] = std::move(its_metrics.facts);
   }
+  if (!comm::flight_records_in(folder).empty()) {
+    Inspection flight = inspect_flight(folder);
+    inspection.text += "\n" + flight.text;
+    inspection.facts["flight"] = std::move(flight.facts);
+  }
   return inspection;
+}
+
+Inspection inspect_flight(const fs::path& path) {
+  const auto files =
+      fs::is_directory(path) ? comm::flight_records_in(path) : std::vector<fs::path>{path};
+  comm::FlightReport report = comm::report_flights(files);
+  return {.kind = "flight",
+          .text = fmt::format("{}  flight {}\n\n{}", path.string(),
+                              files.size() == 1 ? "record" : "records", report.text),
+          .facts = std::move(report.json)};
 }
 
 Inspection inspect_checkpoint(const fs::path& folder) {
@@ -72,16 +88,16 @@ Inspection inspect_model_folder(const fs::path& folder) {
   nn::FlatParams params(*model, /*seed=*/0);
   nn::load_folder(folder, *model, params);
   Table table{.header = {"key", "value"}, .rows = {}};
-  for (const auto& [key, value] : model->config().items()) {
+  const nlohmann::ordered_json config = model->config();
+  for (const auto& [key, value] : config.items()) {
     table.rows.push_back({key, value.is_string() ? value.get<std::string>() : value.dump()});
   }
   Inspection inspection{.kind = "model", .text = "", .facts = {}};
   inspection.text =
       fmt::format("{}  {} in Hugging Face's form · {} parameters\n\n{}", folder.string(),
                   model->family(), with_commas(params.num_parameters()), table.text());
-  inspection.facts = {{"family", model->family()},
-                      {"parameters", params.num_parameters()},
-                      {"config", model->config()}};
+  inspection.facts = {
+      {"family", model->family()}, {"parameters", params.num_parameters()}, {"config", config}};
   return inspection;
 }
 

@@ -3,7 +3,9 @@
 
 #include "outstep/apps/commands.h"
 #include "outstep/apps/failure.h"
+#include "outstep/apps/printable.h"
 #include "outstep/apps/report.h"
+#include "outstep/base/errors.h"
 #include "outstep/base/memory.h"
 #include "outstep/base/torch.h"
 #include "outstep/comm/launch.h"
@@ -14,10 +16,19 @@
 namespace outstep::apps {
 namespace {
 
+// Whether this process is the one of its world that speaks on stdout.
+bool is_first_rank() {
+  try {
+    return comm::world_from_environment().rank == 0;
+  } catch (const Error&) {
+    return true;  // the environment is what is wrong
+  }
+}
+
 int show_failure(const Failure& failure, bool wants_json) {
   if (report_failure(failure)) return failure.exit_code;  // the launcher shows the first one
-  std::fprintf(stderr, "%s\n", failure.text().c_str());
-  if (wants_json && failure.rank == 0) {
+  std::fprintf(stderr, "%s\n", printable(failure.text()).c_str());
+  if (wants_json && is_first_rank()) {
     const nlohmann::ordered_json object{{"error",
                                          {{"kind", failure.kind},
                                           {"exit_code", failure.exit_code},

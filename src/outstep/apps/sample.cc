@@ -2,6 +2,7 @@
 
 #include "outstep/apps/commands.h"
 #include "outstep/apps/generate.h"
+#include "outstep/apps/printable.h"
 #include "outstep/apps/screen.h"
 #include "outstep/apps/stored_model.h"
 
@@ -19,12 +20,13 @@ int run(const Flags& flags, const Invocation& invocation) {
   const StoredModel stored = open_stored_model(flags.model);
   const auto tokenizer = tokenizer_of(stored, flags.tokenizer);
   screen.write(flags.generate.prompt);
-  const std::string text = generate(*stored.model, *tokenizer, flags.generate,
-                                    [&](const std::string& piece) { screen.write(piece); });
+  const std::string text =
+      generate(*stored.model, *tokenizer, flags.generate,
+               [&](const std::string& piece) { screen.write(printable(piece)); });
   screen.write("\n");
   screen.result({{"model", stored.folder.string()},
                  {"prompt", flags.generate.prompt},
-                 {"text", text},
+                 {"text", printable(text)},
                  {"seed", flags.generate.sample.seed}});
   return 0;
 }

@@ -8,6 +8,7 @@
 #include "outstep/apps/generate.h"
 #include "outstep/apps/hint.h"
 #include "outstep/apps/places.h"
+#include "outstep/apps/printable.h"
 #include "outstep/apps/report.h"
 #include "outstep/apps/run_text.h"
 #include "outstep/apps/stop_signals.h"
@@ -28,7 +29,7 @@ void show_sample(const train::Assembly& assembly, Screen& screen) {
   const std::string text = generate(
       *assembly.model, *data.tokenizer,
       {.prompt = "\n", .sample = {.max_tokens = kSampleTokens}, .max_seconds = kSampleSeconds});
-  screen.line("── a sample ──\n" + text + "\n──────────────");
+  screen.line("── a sample ──\n" + printable(text) + "\n──────────────");
 }
 
 void write_trace(const std::optional<trace::Tracer>& tracer, const std::filesystem::path& folder,
@@ -37,11 +38,29 @@ void write_trace(const std::optional<trace::Tracer>& tracer, const std::filesyst
   io::write_chrome_trace(folder / fmt::format("trace-{}.json", rank), *tracer, rank);
 }
 
-// What is known about a run that a peer's loss has ended: where its flight record lies, and how to
-// go on.
-std::string hint_after(const Failure& failure, const std::filesystem::path& folder) {
-  if (folder.empty() || failure.kind != "communication error") return failure.hint;
-  return resume_hint(folder);
+std::filesystem::path flight_path(const std::filesystem::path& folder, int rank) {
+  return folder / fmt::format("flight-{}.json", rank);
+}
+
+// From here on an error of communication leaves a flight record; that of an earlier attempt goes.
+void record_flights(Rank& rank, const std::filesystem::path& folder) {
+  const auto path = flight_path(folder, rank.world.rank);
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  if (comm::FlightRecorder* flights = rank.fabric.flights()) flights->dump_on_error(path);
+}
+
+// What is known about a run that a peer's loss has ended: how to go on, and where its flight record
+// lies.
+Failure with_hint(Failure failure, const std::filesystem::path& folder, int rank) {
+  if (failure.kind != "communication error") return failure;
+  failure.hint = resume_hint(folder);
+  const auto path = flight_path(folder, rank);
+  if (std::filesystem::exists(path)) {
+    failure.hint += fmt::format("\n  What the ranks did last: {} inspect {}", program_as_typed(),
+                                folder.string());
+  }
+  return failure;
 }
 
 int exit_code_of(const train::Summary& summary, const StopSignals& signals) {
@@ -64,6 +83,7 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
       job.resume ? job.run_folder
                  : train::make_run_folder(job.run_folder, recipe.name, *assembly->world_group);
   if (rank.world.rank == 0) report_run_folder(folder);
+  record_flights(rank, folder);
   const StopSignals signals;
   train::Summary summary;
   try {
@@ -78,9 +98,8 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
   } catch (...) {
     rank.screen.end_progress();
     write_trace(tracer, folder, rank.world.rank);
-    Failure failure = describe_failure(std::current_exception());
-    failure.hint = hint_after(failure, folder);
-    throw FailureError(std::move(failure));
+    throw FailureError(
+        with_hint(describe_failure(std::current_exception()), folder, rank.world.rank));
   }
   rank.screen.end_progress();
   write_trace(tracer, folder, rank.world.rank);

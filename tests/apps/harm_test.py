@@ -1,0 +1,222 @@
+"""Ranks that are killed, stopped or asked to leave in the middle of a run, and what resume makes of it."""
+
+import os
+import random
+import re
+import signal
+import sys
+import time
+import unittest
+
+import support
+from support import InTemporaryFolder, checkpoints, losses, model_hash
+
+STEPS = 120
+REPETITIONS = 2  # of each kill; --repetitions=20 for more
+LAST_CHECKPOINT = r"The last checkpoint is (\S+/step-\d{8}); continue with: (\./)?outstep resume (\S+)"
+
+
+class Ranks(support.Ranks):
+    def launcher(self):
+        """The process that the test started, of which the ranks are children."""
+        return self._processes[0].popen.pid
+
+    def is_running(self, rank):
+        return self._processes[rank].seconds is None
+
+
+class Harm(InTemporaryFolder):
+    _whole = None  # (losses, model hash) of the run that nobody harmed
+
+    def command(self, run, *more):
+        return [support.PROGRAM, "train", self.recipe, "--run-dir", self.folder / run, f"--train.steps={STEPS}",
+                "--checkpoint.every=20", *more]
+
+    def whole_run(self):
+        if Harm._whole is None:
+            with Ranks(self.command("whole"), folder=self.folder) as ranks:
+                self.assertEqual(ranks.wait()[0].exit_code, 0)
+            Harm._whole = (losses(self.folder / "whole"), model_hash(self.folder / "whole"))
+        return Harm._whole
+
+    def assert_resumes_to_the_same(self, run, *more):
+        result = self.run_ok("resume", self.folder / run, *more)
+        self.assertRegex(result.stderr + result.stdout, rf"after {STEPS} steps")
+        self.assertEqual((losses(self.folder / run), model_hash(self.folder / run)), self.whole_run())
+
+    def wait_until(self, holds, seconds=30):
+        end = time.monotonic() + seconds
+        while not holds():
+            self.assertLess(time.monotonic(), end, "waited in vain")
+            time.sleep(0.01)
+
+    def a_step(self):
+        return random.randrange(25, STEPS - 20)
+
+    # ---- SIGKILL ----
+
+    def kill_under_torchruns_variables(self, victim):
+        """Each rank is a process of this test, as under torchrun."""
+        with Ranks(self.command("run"), world_size=2, folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(rf"step {self.a_step()}/", rank=0)
+            ranks.kill(victim)
+            results = ranks.wait()
+        self.assertEqual(results[victim].exit_code, -signal.SIGKILL)
+        other = results[1 - victim]
+        self.assertEqual(other.exit_code, 4, other)
+        self.assertRegex(other.stderr, rf"outstep(\[1\])?: communication error: rank {victim} \(127\.0\.0\.1:\d+\) ")
+        self.assertRegex(other.stderr, LAST_CHECKPOINT)
+        self.assertRegex(other.stderr, r"What the ranks did last: .*outstep inspect ")
+        self.assertRegex(self.run_ok("inspect", self.folder / "run").stdout, rf"rank {1 - victim}")
+        self.assert_resumes_to_the_same("run")
+
+    def kill_under_own_launcher(self, victim):
+        with Ranks(self.command("run"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(rf"step {self.a_step()}/")
+            ranks.kill(victim)
+            result = ranks.wait()[0]  # leaving the block checks that nothing is left running
+        self.assertEqual(result.exit_code, 4, result)
+        self.assertRegex(result.stderr, rf"outstep(\[1\])?: communication error: rank {victim} \(process \d+\) was ended "
+                                        r"by signal 9 \(Killed\)")
+        self.assertEqual(result.stderr.count("communication error"), 1, result.stderr)
+        self.assertRegex(result.stderr, LAST_CHECKPOINT)
+        self.assert_resumes_to_the_same("run")
+
+    def repeat(self, test, *arguments):
+        for repetition in range(REPETITIONS):
+            with self.subTest(repetition=repetition):
+                if repetition > 0:
+                    self.setUp()
+                test(*arguments)
+
+    def test_rank_0_is_killed(self):
+        self.repeat(self.kill_under_torchruns_variables, 0)
+
+    def test_rank_1_is_killed(self):
+        self.repeat(self.kill_under_torchruns_variables, 1)
+
+    def test_rank_0_is_killed_under_the_own_launcher(self):
+        self.repeat(self.kill_under_own_launcher, 0)
+
+    def test_rank_1_is_killed_under_the_own_launcher(self):
+        self.repeat(self.kill_under_own_launcher, 1)
+
+    def test_the_launcher_is_killed_and_takes_its_ranks_along(self):
+        with Ranks(self.command("run"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 30/")
+            os.kill(ranks.launcher(), signal.SIGKILL)
+            self.wait_until(lambda: ranks.processes() == [])
+        self.assert_resumes_to_the_same("run")
+
+    def test_a_run_killed_before_its_first_checkpoint_begins_again(self):
+        with Ranks(self.command("run"), world_size=2, folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 5/", rank=0)
+            ranks.kill(1)
+            result = ranks.wait()[0]
+        self.assertEqual(result.exit_code, 4, result)
+        if checkpoints(self.folder / "run"):
+            self.skipTest("too slow a kill: a checkpoint was there")
+        self.assertRegex(result.stderr, r"There is no checkpoint yet; begin again with: (\./)?outstep resume ")
+        self.assert_resumes_to_the_same("run")
+
+    # ---- SIGSTOP ----
+
+    def test_a_stopped_rank_is_given_up_at_the_deadline(self):
+        command = self.command("run", "--comm.deadline_seconds=3")
+        with Ranks(command, world_size=2, folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 45/", rank=0)
+            ranks.stop(1)
+            begin = time.monotonic()
+            self.wait_until(lambda: not ranks.is_running(0))
+            waited = time.monotonic() - begin
+            ranks.kill(1)
+            result = ranks.wait()[0]
+        self.assertEqual(result.exit_code, 4, result)
+        self.assertRegex(result.stderr, r"communication error: rank 1 \(127\.0\.0\.1:\d+\) did not answer")
+        self.assertGreater(waited, 2)
+        self.assertRegex(result.stderr, LAST_CHECKPOINT)
+        self.assert_resumes_to_the_same("run")
+
+    def test_a_stopped_rank_under_the_own_launcher(self):
+        with Ranks(self.command("run", "--comm.deadline_seconds=2"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 45/")
+            ranks.stop(1)
+            result = ranks.wait()[0]
+        self.assertEqual(result.exit_code, 4, result)
+        self.assertRegex(result.stderr, r"communication error: rank 1 .* did not answer")
+
+    # ---- SIGINT, SIGTERM ----
+
+    def stop_by(self, number, rank=None):
+        world_size = None if rank is None else 2
+        with Ranks(self.command("run"), world_size=world_size, folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(rf"step {self.a_step()}/", rank=0)
+            os.kill(ranks.launcher() if rank is None else ranks.pid(rank), number)
+            return ranks.wait()
+
+    def assert_stopped_cleanly(self, results, number):
+        for result in results:
+            self.assertEqual(result.exit_code, 128 + number, result)
+            self.assertNotIn("error", result.stderr)
+        self.assertRegex(results[0].stdout, r"next +(\./)?outstep resume ")
+        newest = int(re.search(r"step-0*(\d+)$", str(checkpoints(self.folder / "run")[-1])).group(1))
+        self.assertLess(newest, STEPS)
+        self.assertEqual(max(losses(self.folder / "run")), newest, "saved where it stopped")
+        self.assert_resumes_to_the_same("run")
+
+    def test_ctrl_c_saves_and_leaves(self):
+        self.assert_stopped_cleanly(self.stop_by(signal.SIGINT), signal.SIGINT)
+
+    def test_sigterm_saves_and_leaves(self):
+        self.assert_stopped_cleanly(self.stop_by(signal.SIGTERM), signal.SIGTERM)
+
+    def test_one_rank_that_is_asked_stops_all(self):
+        results = self.stop_by(signal.SIGTERM, rank=1)
+        self.assert_stopped_cleanly(results, signal.SIGTERM)
+
+    def test_a_second_ctrl_c_leaves_at_once(self):
+        # Rank 1 stands still, so the first signal cannot be obeyed before the deadline, which is far away.
+        with Ranks(self.command("run", "--comm.deadline_seconds=600"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 30/")
+            ranks.stop(1)
+            launcher = ranks.launcher()
+            os.kill(launcher, signal.SIGINT)
+            time.sleep(0.1)  # two signals at once may reach the process as one
+            os.kill(launcher, signal.SIGINT)
+            result = ranks.wait()[0]
+        self.assertEqual(result.exit_code, 128 + signal.SIGINT, result)
+        self.assert_resumes_to_the_same("run")
+
+    def test_a_second_signal_ends_a_rank_that_is_on_its_own(self):
+        command = self.command("run", "--comm.deadline_seconds=600")
+        with Ranks(command, world_size=2, folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 30/", rank=0)
+            ranks.stop(1)
+            ranks.signal(0, signal.SIGINT)
+            time.sleep(0.7)  # within half a second it is taken for the same Ctrl-C
+            ranks.signal(0, signal.SIGINT)
+            self.wait_until(lambda: not ranks.is_running(0))
+            ranks.kill(1)
+            self.assertEqual(ranks.wait()[0].exit_code, 128 + signal.SIGINT)
+
+    # ---- Another world ----
+
+    def test_resumes_with_another_number_of_replicas(self):
+        self.stop_by(signal.SIGINT)
+        result = self.run_ok("resume", self.folder / "run", "--mesh.replicas=1")
+        self.assertIn("not bit for bit the run it was", result.stdout)
+        self.assertEqual(max(losses(self.folder / "run")), STEPS)
+
+    def test_goes_on_beyond_its_end(self):
+        with Ranks(self.command("run"), folder=self.folder) as ranks:
+            self.assertEqual(ranks.wait()[0].exit_code, 0)
+        result = self.run_ok("resume", self.folder / "run", f"--train.steps={STEPS + 5}")
+        self.assertIn(f"after {STEPS + 5} steps", result.stdout)
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        if argument.startswith("--repetitions="):
+            REPETITIONS = int(argument.partition("=")[2])
+            sys.argv.remove(argument)
+    support.main(globals())
