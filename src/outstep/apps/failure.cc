@@ -111,12 +111,15 @@ const Failure* first_failure(std::span<const Failure> failures) {
       std::min_element(failures.begin(), failures.end(),
                        [&](const Failure& a, const Failure& b) { return weight(a) < weight(b); });
   if (first == failures.end()) return nullptr;
-  // What all ranks agree on is told once, as rank 0's.
-  return &*std::min_element(failures.begin(), failures.end(),
-                            [&](const Failure& a, const Failure& b) {
-                              return std::tuple(a.message != first->message, a.rank) <
-                                     std::tuple(b.message != first->message, b.rank);
-                            });
+  // What all ranks say alike is told once, as rank 0's.
+  const auto differs = [&](const Failure& failure) {
+    return std::tie(failure.kind, failure.signal, failure.message) !=
+           std::tie(first->kind, first->signal, first->message);
+  };
+  return &*std::min_element(
+      failures.begin(), failures.end(), [&](const Failure& a, const Failure& b) {
+        return std::tuple(differs(a), a.rank) < std::tuple(differs(b), b.rank);
+      });
 }
 
 std::string signal_name(int signal) {

@@ -101,6 +101,7 @@ method::StepReport Ddp::step(method::GradientEngine& engine, const method::StepC
     const method::AbortOnError abort_on_error(parts_.group);
     communication_seconds_ = 0;
     report.local = accumulate_and_reduce(engine, context);
+    const trace::Span span(context.tracer, trace::Track::compute, "wait", {.step = context.step});
     const Clock::time_point begin = Clock::now();
     worker_->wait_all();
     report.exposed_seconds = seconds_since(begin);

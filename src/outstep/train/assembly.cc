@@ -2,10 +2,8 @@
 
 #include <fmt/format.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 #include <span>
 #include <sstream>
@@ -62,22 +60,11 @@ at::Device choose_device(const std::string& name) {
   return at::kCUDA;
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
 int64_t num_cores() {
   cpu_set_t cores;
   CPU_ZERO(&cores);
   if (sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
   return std::max(CPU_COUNT(&cores), 1);
-}
-
-int64_t count_ranks_here(comm::Group& world) {
-  const auto host = static_cast<int64_t>(hash_text(host_name()));
-  return (gather_values(world, host) == host).sum().item<int64_t>();
 }
 
 // The key and value of each line, without the comment that tells its origin.
@@ -218,7 +205,7 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::F
                                    trace::Tracer* tracer) {
   auto assembly = make_groups(recipe, fabric);
   comm::Group& world = *assembly->world_group;
-  use_threads(*assembly, fair_threads(recipe.train.threads, count_ranks_here(world)));
+  use_threads(*assembly, fair_threads(recipe.train.threads, fabric.world().local_size));
   together(world, [&] { build(recipe, places, *assembly, tracer); });
   require_same(recipe.settings.resolved(), "another recipe", world);
   comm::require_agreement(world, "parameters", hash_text(layout_of(*assembly->params)));

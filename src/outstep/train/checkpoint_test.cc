@@ -69,6 +69,7 @@ struct Case {
   bool has_images = false;
   std::vector<std::string> overrides = {};
 };
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 class ResumeTest : public CheckpointTest, public ::testing::WithParamInterface<Case> {};
 

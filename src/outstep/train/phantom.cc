@@ -25,6 +25,7 @@ class PhantomFabric : public comm::Fabric {
  public:
   explicit PhantomFabric(int world_size) {
     world_.world_size = world_size;
+    world_.local_size = world_size;
     world_.source = "plan";
   }
 
