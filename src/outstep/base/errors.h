@@ -8,9 +8,11 @@
 
 // The four errors of Outstep, each with its exit code. A message names the culprit and the way out.
 //
-//   throw ConfigError("sync \"{}\" needs at least 2 replicas, mesh.replicas is {}", name, replicas);
+//   throw ConfigError("sync \"{}\" needs at least 2 replicas, mesh.replicas is {}", name,
+//   replicas);
 //
-// User input, files, peers and the environment raise the first three; an InternalError is our own bug.
+// User input, files, peers and the environment raise the first three; an InternalError is our own
+// bug.
 
 namespace outstep {
 

@@ -8,7 +8,8 @@
 #include <string>
 #include <string_view>
 
-// Two hashes: a fast 64-bit one to compare (XXH3), and SHA-256 to check what was downloaded or saved.
+// Two hashes: a fast 64-bit one to compare (XXH3), and SHA-256 to check what was downloaded or
+// saved.
 
 namespace outstep {
 

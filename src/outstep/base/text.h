@@ -10,7 +10,8 @@
 
 namespace outstep {
 
-// The candidate with the smallest edit distance to word, or "" when none is close enough to be a slip of the fingers.
+// The candidate with the smallest edit distance to word, or "" when none is close enough to be a
+// slip of the fingers.
 std::string nearest_spelling(std::string_view word, std::span<const std::string> candidates);
 
 std::string with_commas(int64_t number);     // 3,323,392

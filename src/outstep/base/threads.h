@@ -21,9 +21,9 @@ void name_this_thread(const std::string& name);
 //   auto ticket = worker.post([&] { all_reduce(group, bucket); });
 //   worker.wait(ticket);               // rethrows what the job threw
 //
-// After a job has thrown, later jobs are dropped and every wait rethrows the first error. The destructor lets the
-// running job finish, drops the others and joins: a job must therefore have a deadline of its own.
-// Thread safe.
+// After a job has thrown, later jobs are dropped and every wait rethrows the first error. The
+// destructor lets the running job finish, drops the others and joins: a job must therefore have a
+// deadline of its own. Thread safe.
 class SerialWorker {
  public:
   using Ticket = uint64_t;
@@ -37,7 +37,8 @@ class SerialWorker {
   void wait(Ticket ticket);     // until that job has ended
   void wait_all();              // until every posted job has ended
   bool is_done(Ticket ticket);  // never blocks; rethrows like wait
-  // Throws the first error a job has thrown, if any; the border at which a background error reaches its caller.
+  // Throws the first error a job has thrown, if any; the border at which a background error reaches
+  // its caller.
   void rethrow_error();
 
  private:

@@ -1,7 +1,8 @@
 #pragma once
 
-// What Outstep takes from LibTorch: tensors, operators and autograd. This is the project's precompiled header,
-// so including it costs nothing in a file that is built with it. c10d is not here: only comm/ may see it.
+// What Outstep takes from LibTorch: tensors, operators and autograd. This is the project's
+// precompiled header, so including it costs nothing in a file that is built with it. c10d is not
+// here: only comm/ may see it.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

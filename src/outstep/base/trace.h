@@ -13,7 +13,8 @@
 //
 //   trace::Span span(tracer, trace::Track::compute, "forward", {.step = step});
 //
-// A null Tracer* makes a Span cost one branch. Any thread may record; the tracer must outlive its spans.
+// A null Tracer* makes a Span cost one branch. Any thread may record; the tracer must outlive its
+// spans.
 
 namespace outstep::trace {
 
@@ -38,7 +39,8 @@ class Tracer {
   // Keeps at most max_events; later ones are counted in num_dropped().
   explicit Tracer(size_t max_events = 1'000'000);
 
-  void record(Track track, const char* name, Clock::time_point begin, Clock::time_point end, Args args);
+  void record(Track track, const char* name, Clock::time_point begin, Clock::time_point end,
+              Args args);
   std::vector<Event> events() const;  // a copy, in order of recording
   int64_t num_dropped() const;
   Clock::time_point origin() const { return origin_; }

@@ -4,8 +4,8 @@
 
 #include "outstep/base/trace.h"
 
-// Writes a tracer's spans as Chrome's trace format, which Perfetto (ui.perfetto.dev) opens: one process a rank, one
-// track (thread) for compute, communication, data and checkpoints each.
+// Writes a tracer's spans as Chrome's trace format, which Perfetto (ui.perfetto.dev) opens: one
+// process a rank, one track (thread) for compute, communication, data and checkpoints each.
 
 namespace outstep::io {
 

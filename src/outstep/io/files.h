@@ -31,7 +31,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Writes to a temporary name beside path; commit() fsyncs and renames. Without commit() nothing is left behind.
+// Writes to a temporary name beside path; commit() fsyncs and renames. Without commit() nothing is
+// left behind.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);

@@ -9,14 +9,17 @@
 #include "outstep/base/torch.h"
 #include "outstep/io/files.h"
 
-// Reader and writer of the safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes.
+// Reader and writer of the safetensors format: 8 bytes of header length, a JSON header, the
+// tensors' bytes.
 //
 //   io::Safetensors file("model.safetensors");
-//   at::Tensor weight = file.tensor("wte.weight");      // a view of the mapped file: copy it to keep or change it
+//   at::Tensor weight = file.tensor("wte.weight");      // a view of the mapped file: copy it to
+//   keep or change it
 //
-// A file is hostile until checked: lengths that lie, ranges that overlap, leave holes or overflow, unknown types, shapes
-// that do not fit their bytes, duplicate names, JSON that is not UTF-8 or nests deeply are refused with a DataError that
-// names the file, the tensor and the numbers found, before any tensor is handed out.
+// A file is hostile until checked: lengths that lie, ranges that overlap, leave holes or overflow,
+// unknown types, shapes that do not fit their bytes, duplicate names, JSON that is not UTF-8 or
+// nests deeply are refused with a DataError that names the file, the tensor and the numbers found,
+// before any tensor is handed out.
 
 namespace outstep::io {
 
@@ -35,7 +38,8 @@ class Safetensors {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return tensors_.contains(name); }
 
-  // A read-only view of the mapped bytes; it keeps the mapping alive. Throws DataError if there is no such tensor.
+  // A read-only view of the mapped bytes; it keeps the mapping alive. Throws DataError if there is
+  // no such tensor.
   at::Tensor tensor(const std::string& name) const;
   const std::filesystem::path& path() const { return file_->path(); }
 
@@ -46,7 +50,8 @@ class Safetensors {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes tensors (any device, any strides) in the order given, atomically. Equal input gives equal bytes.
+// Writes tensors (any device, any strides) in the order given, atomically. Equal input gives equal
+// bytes.
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata = {});

@@ -9,16 +9,19 @@
 #include <string_view>
 #include <vector>
 
-// A recipe as values with their origin: TOML files, one parent each (`base = "…"`), overrides from the command line.
+// A recipe as values with their origin: TOML files, one parent each (`base = "…"`), overrides from
+// the command line.
 //
 //   Settings settings = Settings::from_file("recipes/quickstart.toml", {"sync.name=ddp"});
 //   Section sync = settings.section("sync");
 //   SyncOptions options{.name = sync.text("name", "none", {.choices = {"none", "ddp", "zero1"}}),
 //                       .bucket_bytes = sync.integer("bucket_bytes", 4 << 20, {.min = 1})};
-//   settings.require_all_used();      // an unknown key is an error with line, column and nearest spelling
+//   settings.require_all_used();      // an unknown key is an error with line, column and nearest
+//   spelling
 //
-// Every getter notes its key, its value and where that came from; resolved() prints them all as a recipe that
-// reproduces the run. Errors are ConfigErrors that begin with the value's origin ("recipes/my.toml:14:1" or
+// Every getter notes its key, its value and where that came from; resolved() prints them all as a
+// recipe that reproduces the run. Errors are ConfigErrors that begin with the value's origin
+// ("recipes/my.toml:14:1" or
 // "--sync.name" or "the default"). Not thread safe.
 
 namespace outstep::io {
@@ -49,11 +52,14 @@ class Section {
   int64_t integer(const std::string& key, int64_t otherwise, IntegerBounds bounds = {});
   double number(const std::string& key, double otherwise, NumberBounds bounds = {});
   std::string text(const std::string& key, const std::string& otherwise, TextBounds bounds = {});
-  std::vector<int64_t> integers(const std::string& key, const std::vector<int64_t>& otherwise, IntegerBounds bounds = {});
-  std::vector<double> numbers(const std::string& key, const std::vector<double>& otherwise, NumberBounds bounds = {});
+  std::vector<int64_t> integers(const std::string& key, const std::vector<int64_t>& otherwise,
+                                IntegerBounds bounds = {});
+  std::vector<double> numbers(const std::string& key, const std::vector<double>& otherwise,
+                              NumberBounds bounds = {});
   std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& otherwise);
 
-  // "recipes/my.toml:14:1", "--sync.bucket_bytes" or "default": begins an error about the key's value.
+  // "recipes/my.toml:14:1", "--sync.bucket_bytes" or "default": begins an error about the key's
+  // value.
   std::string origin(const std::string& key) const;
 
  private:
@@ -65,9 +71,11 @@ class Section {
 
 class Settings {
  public:
-  // Overrides are "section.key=value" with a TOML value; a bare word is taken as text. They win over the file.
-  // Throws ConfigError: unreadable or ill-formed file (line, column), a base that is missing or loops, a bad override.
-  static Settings from_file(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
+  // Overrides are "section.key=value" with a TOML value; a bare word is taken as text. They win
+  // over the file. Throws ConfigError: unreadable or ill-formed file (line, column), a base that is
+  // missing or loops, a bad override.
+  static Settings from_file(const std::filesystem::path& path,
+                            const std::vector<std::string>& overrides = {});
   static Settings from_text(std::string_view toml, const std::string& origin = "text",
                             const std::vector<std::string>& overrides = {});
   ~Settings();
@@ -77,7 +85,8 @@ class Settings {
   Section section(const std::string& name);
   // Throws ConfigError for the first key, in file order, that no getter has asked for.
   void require_all_used() const;
-  // All values asked for, section by section, each with a comment telling its origin. Reading it gives the same values.
+  // All values asked for, section by section, each with a comment telling its origin. Reading it
+  // gives the same values.
   std::string resolved() const;
 
  private:
