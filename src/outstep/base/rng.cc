@@ -1,10 +1,12 @@
 #include "outstep/base/rng.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "outstep/base/errors.h"
 #include "outstep/base/parallel.h"
+#include "outstep/base/rng_kernels.h"
 
 namespace outstep {
 
@@ -27,56 +29,42 @@ std::array<uint32_t, 4> philox_counter(const RngKey& key, uint64_t block) {
           key.purpose};
 }
 
-// (0, 1]: safe for the logarithm.
-double open_unit(uint32_t bits) { return (static_cast<double>(bits) + 1.0) * 0x1p-32; }
-
-// Values 4 b … 4 b + 3 of a normal stream, from one block: two Box-Muller pairs.
-void normal_block(const RngKey& key, uint64_t block, double* out) {
-  const auto bits = philox4x32(philox_counter(key, block), philox_key(key));
-  for (int pair = 0; pair < 2; ++pair) {
-    const double radius = std::sqrt(-2.0 * std::log(open_unit(bits[2 * pair])));
-    const double angle = 2.0 * std::numbers::pi * bits[2 * pair + 1] * 0x1p-32;
-    out[2 * pair] = radius * std::cos(angle);
-    out[2 * pair + 1] = radius * std::sin(angle);
-  }
+// Writes the values of a row-major tensor, each thread a range of whole blocks.
+template <typename T>
+void write_row_major(const at::Tensor& tensor, const rng::Values& all) {
+  constexpr int64_t kGrain = 1 << 15;
+  T* out = tensor.mutable_data_ptr<T>();
+  parallel_for(tensor.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    rng::Values part = all;
+    part.first = all.first + begin;
+    part.count = end - begin;
+    rng::write(rng::best_kernels(), part, out + begin);
+  });
 }
 
-void uniform_block(const RngKey& key, uint64_t block, double* out) {
-  const auto bits = philox4x32(philox_counter(key, block), philox_key(key));
-  for (int i = 0; i < 4; ++i) out[i] = bits[i] * 0x1p-32;
-}
-
-// Writes offset + scale · value(i) at logical position i, in chunks, so that a huge tensor needs no
-// copy of itself.
-template <typename BlockFunction>
-void fill(at::Tensor tensor, double offset, double scale, const RngKey& key,
-          BlockFunction block_of) {
+void fill(const at::Tensor& tensor, rng::Values values) {
   check(tensor.is_floating_point(), "random values are for floating-point tensors");
-  check_stream(key);
-  constexpr int64_t kChunk = 1 << 20;  // elements, a multiple of the block's four
-  at::NoGradGuard no_grad;
-  const bool is_row_major = tensor.is_contiguous();
-  at::Tensor target =
-      (is_row_major ? tensor
-                    : at::empty(tensor.sizes(),
-                                tensor.options().memory_format(at::MemoryFormat::Contiguous)))
-          .view(-1);
-  at::Tensor chunk = at::empty({std::min(kChunk, target.numel())}, at::kDouble);
-  double* data = chunk.mutable_data_ptr<double>();
-  for (int64_t first = 0; first < target.numel(); first += kChunk) {
-    const int64_t count = std::min(kChunk, target.numel() - first);
-    parallel_for((count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
-      double four[4];
-      for (int64_t block = begin; block < end; ++block) {
-        block_of(key, static_cast<uint64_t>(first / 4 + block), four);
-        for (int64_t i = 4 * block; i < std::min(4 * block + 4, count); ++i) {
-          data[i] = offset + scale * four[i - 4 * block];
-        }
-      }
-    });
-    target.narrow(0, first, count).copy_(chunk.narrow(0, 0, count));
+  check_stream(values.key);
+  const at::NoGradGuard no_grad;
+  if (!tensor.is_contiguous()) {
+    at::Tensor row_major =
+        at::empty(tensor.sizes(), tensor.options().memory_format(at::MemoryFormat::Contiguous));
+    fill(row_major, values);
+    tensor.copy_(row_major);
+  } else if (tensor.scalar_type() == at::kFloat) {
+    write_row_major<float>(tensor, values);
+  } else if (tensor.scalar_type() == at::kDouble) {
+    write_row_major<double>(tensor, values);
+  } else {  // rounded from double, in chunks, so that a huge tensor needs no such copy of itself
+    constexpr int64_t kChunk = 1 << 20;
+    const at::Tensor flat = tensor.view(-1);
+    const at::Tensor chunk = at::empty({std::min(kChunk, flat.numel())}, at::kDouble);
+    for (values.first = 0; values.first < flat.numel(); values.first += kChunk) {
+      const at::Tensor part = chunk.narrow(0, 0, std::min(kChunk, flat.numel() - values.first));
+      write_row_major<double>(part, values);
+      flat.narrow(0, values.first, part.numel()).copy_(part);
+    }
   }
-  if (!is_row_major) tensor.copy_(target.view(tensor.sizes()));
 }
 
 }  // namespace
@@ -139,11 +127,14 @@ double CounterRng::normal() {
 }
 
 void fill_normal(at::Tensor tensor, double mean, double deviation, RngKey key) {
-  fill(std::move(tensor), mean, deviation, key, normal_block);
+  fill(tensor,
+       {.distribution = rng::Distribution::normal, .key = key, .offset = mean, .scale = deviation});
 }
 
 void fill_uniform(at::Tensor tensor, double low, double high, RngKey key) {
-  fill(std::move(tensor), low, high - low, key, uniform_block);
+  fill(
+      tensor,
+      {.distribution = rng::Distribution::uniform, .key = key, .offset = low, .scale = high - low});
 }
 
 Permutation::Permutation(uint64_t size, RngKey key) : size_(size), half_bits_(1) {

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <numbers>
 #include <set>
+#include <vector>
 
 #include "outstep/base/errors.h"
+#include "outstep/base/rng_kernels.h"
 
 namespace outstep {
 namespace {
@@ -82,6 +86,50 @@ TEST(FillNormal, HasItsMomentsAndDependsOnTheKeyOnly) {
 
   fill_normal(serial, 3, 0.5, {.seed = 10});
   EXPECT_FALSE(at::equal(values, serial));
+}
+
+// What fill_normal is: Box-Muller on pairs of a block's numbers, here by libm.
+TEST(FillNormal, IsBoxMullerOnTheStreamsBlocks) {
+  const RngKey key{.seed = 0x123456789abcdef, .purpose = 77, .stream = 0x8765'4321'0fed};
+  constexpr int64_t kCount = 400'001;
+  at::Tensor values = at::empty({kCount}, at::kDouble);
+  at::Tensor uniform = at::empty({kCount}, at::kDouble);
+  fill_normal(values, 0, 1, key);
+  fill_uniform(uniform, 0, 1, key);
+  const double* z = values.const_data_ptr<double>();
+  const double* u = uniform.const_data_ptr<double>();
+  CounterRng rng(key);
+  for (int64_t i = 0; i + 1 < kCount; i += 2) {
+    const uint32_t first = rng.next_u32(), second = rng.next_u32();
+    ASSERT_EQ(u[i], first * 0x1p-32);
+    ASSERT_EQ(u[i + 1], second * 0x1p-32);
+    const double radius = std::sqrt(-2 * std::log((first + 1.0) * 0x1p-32));
+    const double angle = 2 * std::numbers::pi * second * 0x1p-32;
+    ASSERT_NEAR(z[i], radius * std::cos(angle), 2e-15 * radius) << i;
+    ASSERT_NEAR(z[i + 1], radius * std::sin(angle), 2e-15 * radius) << i;
+  }
+}
+
+TEST(RngKernels, GiveTheSameBits) {
+  if (rng::best_kernels() == rng::Kernels::baseline) GTEST_SKIP() << "there is only one here";
+  for (const auto distribution : {rng::Distribution::normal, rng::Distribution::uniform}) {
+    // The counter's carry into its upper half lies within.
+    const rng::Values values{.distribution = distribution,
+                             .key = {.seed = 3, .purpose = 5, .stream = 1ull << 40},
+                             .first = (4ll << 32) - 10'000,
+                             .count = 20'011,
+                             .offset = 0.1,
+                             .scale = 3};
+    std::vector<float> narrow(values.count), other_narrow(values.count);
+    std::vector<double> wide(values.count), other_wide(values.count);
+    rng::write(rng::Kernels::baseline, values, narrow.data());
+    rng::write(rng::Kernels::avx2, values, other_narrow.data());
+    rng::write(rng::Kernels::baseline, values, wide.data());
+    rng::write(rng::Kernels::avx2, values, other_wide.data());
+    EXPECT_EQ(narrow, other_narrow);
+    EXPECT_EQ(wide, other_wide);
+    EXPECT_EQ(std::vector<float>(wide.begin(), wide.end()), narrow);
+  }
 }
 
 // Element i is a function of i: a longer fill begins with the shorter one, across chunks too.

@@ -47,7 +47,7 @@ std::string nearest_spelling(std::string_view word, std::span<const std::string>
 std::string with_commas(int64_t number) {
   std::string digits = std::to_string(number);
   for (auto at = static_cast<int64_t>(digits.size()) - 3; at > (number < 0 ? 1 : 0); at -= 3) {
-    digits.insert(static_cast<size_t>(at), ",");
+    digits.insert(static_cast<size_t>(at), 1, ',');
   }
   return digits;
 }
@@ -97,7 +97,10 @@ double parse_bits_per_second(const std::string& text) {
 
 std::string join(const std::vector<std::string>& words, const std::string& separator) {
   std::string all;
-  for (const std::string& word : words) all += (all.empty() ? "" : separator) + word;
+  for (const std::string& word : words) {
+    if (&word != words.data()) all += separator;
+    all += word;
+  }
   return all;
 }
 
