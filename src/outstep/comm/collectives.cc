@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <functional>
 
 #include "outstep/base/errors.h"
+#include "outstep/comm/reduction.h"
 #include "outstep/comm/stream.h"
 #include "outstep/comm/sum.h"
 
@@ -46,105 +48,6 @@ Segments segments_for(const Cut& cut, at::ScalarType wire, int num_peers) {
   const int64_t window =
       cut.window_bytes / (length * static_cast<int64_t>(c10::elementSize(wire)) * num_peers);
   return {.length = length, .window = std::max(kMinWindow, window)};
-}
-
-// Peers as seen from a rank: starting with its neighbour, so that not all ranks write to rank 0
-// first.
-int peer_after(const Group& group, int distance) {
-  return (group.rank() + distance) % group.size();
-}
-int peer_before(const Group& group, int distance) {
-  return (group.rank() - distance + group.size()) % group.size();
-}
-
-bool overlap(const at::Tensor& a, const at::Tensor& b) {
-  const auto* a_begin = static_cast<const std::byte*>(a.const_data_ptr());
-  const auto* b_begin = static_cast<const std::byte*>(b.const_data_ptr());
-  return a_begin < b_begin + b.nbytes() && b_begin < a_begin + a.nbytes();
-}
-
-// Every rank sends each rank a vector and sums, in rank order, the vectors it gets. It knows its
-// own already.
-struct Reduction {
-  Group& group;
-  std::vector<at::Tensor> outgoing;  // by rank; [own rank] is the own term
-  at::Tensor output;                 // may be the own term
-  at::ScalarType wire;
-  Segments cut;
-  bool is_rounded = false;  // the sum itself to bfloat16
-};
-
-std::deque<Incoming> post_receives(Reduction& r, const CallOptions& options) {
-  // One peer's segments may land in the output itself, where they are added up in place.
-  const at::Tensor& own = r.outgoing[static_cast<size_t>(r.group.rank())];
-  bool output_is_free = r.wire == r.output.scalar_type() && !overlap(r.output, own);
-  std::deque<Incoming> incoming;
-  for (int distance = 1; distance < r.group.size(); ++distance) {
-    incoming.emplace_back(r.group, peer_before(r.group, distance), r.output.numel(), r.wire, r.cut,
-                          output_is_free ? r.output : at::Tensor(), options);
-    output_is_free = false;
-  }
-  return incoming;
-}
-
-std::deque<Outgoing> post_sends(Reduction& r, const CallOptions& options) {
-  std::deque<Outgoing> outgoing;
-  for (int distance = 1; distance < r.group.size(); ++distance) {
-    const int peer = peer_after(r.group, distance);
-    outgoing.emplace_back(r.group, peer, r.outgoing[static_cast<size_t>(peer)], r.wire, r.cut,
-                          options);
-  }
-  for (int64_t segment = 0; segment < r.cut.window; ++segment) {
-    for (Outgoing& stream : outgoing) stream.post(segment);
-  }
-  return outgoing;
-}
-
-// The own term's segment as the others get it.
-at::Tensor own_segment(const Reduction& r, int64_t segment, at::Tensor& scratch) {
-  at::Tensor own = segment_of(r.outgoing[static_cast<size_t>(r.group.rank())], segment, r.cut);
-  if (r.wire == own.scalar_type()) return own;
-  if (!scratch.defined()) scratch = at::empty({std::min(r.cut.length, r.output.numel())}, r.wire);
-  at::Tensor rounded = scratch.narrow(0, 0, own.numel());
-  round_to_bf16(rounded, own);
-  return rounded;
-}
-
-void sum_segment(Reduction& r, int64_t segment, std::deque<Incoming>& incoming,
-                 at::Tensor& scratch) {
-  const auto size = static_cast<size_t>(r.group.size());
-  std::vector<at::Tensor> terms(size);
-  for (int distance = 1; distance < r.group.size(); ++distance) {
-    terms[static_cast<size_t>(peer_before(r.group, distance))] =
-        incoming[static_cast<size_t>(distance - 1)].take(segment);
-  }
-  terms[static_cast<size_t>(r.group.rank())] = own_segment(r, segment, scratch);
-  at::Tensor sum = segment_of(r.output, segment, r.cut);
-  sum_in_order(sum, terms);
-  if (r.is_rounded) {
-    std::array<at::Tensor, 1> rounded = {terms[static_cast<size_t>(r.group.rank())]};
-    round_to_bf16(rounded[0], sum);
-    sum_in_order(sum, rounded);
-  }
-  for (Incoming& stream : incoming) stream.release(segment);
-}
-
-void run(Reduction& r, const CallOptions& options) {
-  std::deque<Incoming> incoming = post_receives(r, options);
-  std::deque<Outgoing> outgoing = post_sends(r, options);
-  const int64_t num_sums = r.cut.count(r.output.numel());
-  int64_t num_segments = num_sums;
-  for (const Outgoing& stream : outgoing) num_segments = std::max(num_segments, stream.count());
-
-  at::Tensor scratch;
-  for (int64_t segment = 0; segment < num_segments; ++segment) {
-    // The output may be what is being sent: it is written when its old value is on its way.
-    for (Outgoing& stream : outgoing) {
-      if (segment < stream.count()) stream.wait(segment);
-    }
-    if (segment < num_sums) sum_segment(r, segment, incoming, scratch);
-    for (Outgoing& stream : outgoing) stream.post(segment + r.cut.window);
-  }
 }
 
 // Vectors that need no scratch, in segments all the same: a deadline then bounds the silence
@@ -212,6 +115,42 @@ void gather_bf16(Group& group, const at::Tensor& output, const Shards& shards,
   for (Work& work : sends) work.wait();
 }
 
+// Reduces and gathers at once: what is summed is sent on while later segments are still being
+// summed.
+void all_reduce_in_shards(Group& group, const at::Tensor& vector, const CallOptions& options,
+                          const Cut& cut) {
+  const Shards shards{.total = vector.numel(), .count = group.size(), .grain = kShardGrain};
+  const auto shard_of = [&](int rank) {
+    return vector.narrow(0, shards.begin(rank), shards.size(rank));
+  };
+  Reduction reduction{.group = group,
+                      .outgoing = {},
+                      .output = shard_of(group.rank()),
+                      .wire = vector.scalar_type(),
+                      .cut = segments_for(cut, vector.scalar_type(), group.size() - 1)};
+  for (int rank = 0; rank < group.size(); ++rank) reduction.outgoing.push_back(shard_of(rank));
+
+  const CallOptions gather_options = options_for(Kind::gather, "all_reduce", options);
+  std::vector<Work> gathering;
+  reduction.on_sent = [&](int64_t segment) {
+    // A peer's sum takes the place of what was sent to it.
+    for (int distance = 1; distance < group.size(); ++distance) {
+      const int peer = peer_before(group, distance);
+      if (segment >= reduction.cut.count(shards.size(peer))) continue;
+      gathering.push_back(
+          group.recv(segment_of(shard_of(peer), segment, reduction.cut), peer, gather_options));
+    }
+  };
+  reduction.on_summed = [&](int64_t segment) {
+    for (int distance = 1; distance < group.size(); ++distance) {
+      gathering.push_back(group.send(segment_of(reduction.output, segment, reduction.cut),
+                                     peer_after(group, distance), gather_options));
+    }
+  };
+  run_reduction(reduction, options);
+  for (Work& work : gathering) work.wait();
+}
+
 // What a collective does in a group of one, on any device.
 void copy_alone(const at::Tensor& input, const at::Tensor& output, Wire wire) {
   const at::ScalarType wire_type = wire_dtype(input, wire);
@@ -244,7 +183,7 @@ void reduce_scatter(Group& group, const at::Tensor& input, at::Tensor output, co
   for (int rank = 0; rank < group.size(); ++rank) {
     reduction.outgoing.push_back(values.narrow(0, shards.begin(rank), shards.size(rank)));
   }
-  run(reduction, options);
+  run_reduction(reduction, options);
 }
 
 void all_gather(Group& group, const at::Tensor& input, at::Tensor output, const Shards& shards,
@@ -277,9 +216,10 @@ void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire,
         .wire = wire_type,
         .cut = segments_for(cut, wire_type, group.size() - 1),
         .is_rounded = wire_type != vector.scalar_type()};
-    return run(reduction, options_for(Kind::reduce, "all_reduce", options));
+    return run_reduction(reduction, options_for(Kind::reduce, "all_reduce", options));
   }
   options = options_for(Kind::reduce, "all_reduce", options);
+  if (wire_type == vector.scalar_type()) return all_reduce_in_shards(group, vector, options, cut);
   const Shards shards{.total = vector.numel(), .count = group.size(), .grain = kShardGrain};
   const at::Tensor own = vector.narrow(0, shards.begin(group.rank()), shards.size(group.rank()));
   reduce_scatter(group, vector, own, shards, options, wire, cut);

@@ -19,11 +19,12 @@ namespace outstep::comm::collectives {
 
 // How vectors are cut. The defaults suit loopback and slow links; no value changes a result.
 struct Cut {
-  int64_t segment_bytes =
-      4 << 20;  // at most; less where the window would not hold two from each peer
-  int64_t window_bytes = 16 << 20;  // scratch for segments under way, all peers together
-  int64_t direct_bytes =
-      64 << 10;  // all_reduce sends whole vectors up to this size: one phase instead of two
+  // At most; less where the window would not hold two from each peer.
+  int64_t segment_bytes = 4 << 20;
+  // Scratch for segments under way, all peers together.
+  int64_t window_bytes = 16 << 20;
+  // all_reduce sends whole vectors up to this size: one phase instead of two.
+  int64_t direct_bytes = 256 << 10;
 };
 
 void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire,

@@ -20,8 +20,8 @@ namespace outstep::comm {
 
 // What a transfer needs to remember for its error message. Copies share the names.
 struct Complaint {
-  std::shared_ptr<const std::vector<std::string>>
-      names;  // of all ranks of the group, "rank 1 (host:pid)"
+  // Of all ranks of the group: "rank 1 (host:pid)".
+  std::shared_ptr<const std::vector<std::string>> names;
   int peer = 0;
   CallOptions options;  // deadline and operation filled in
 

@@ -26,8 +26,8 @@ struct FabricOptions {
   std::string backend = "gloo";  // gloo | mpi | nccl
   std::chrono::milliseconds deadline{30'000};
   bool record_flights = true;  // wrap every group in Recorded (comm/flight.h)
-  std::string link =
-      "";  // wrap every group in Throttled: "200mbit" or "200mbit,5ms"; empty: as the link is
+  // Wrap every group in Throttled: "200mbit" or "200mbit,5ms". Empty: as fast as the link is.
+  std::string link = "";
   std::string interface = "";  // network interface for Gloo; empty: the one that reaches the master
 };
 

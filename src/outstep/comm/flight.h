@@ -73,12 +73,12 @@ class FlightRecorder {
   const int world_size_;
   const size_t max_operations_;
   mutable std::mutex mutex_;
-  std::vector<Operation>
-      operations_;                 // guarded by mutex_; a ring, operation i at i % max_operations_
-  Id num_begun_ = 0;               // guarded by mutex_
-  std::vector<GroupInfo> groups_;  // guarded by mutex_
-  std::filesystem::path path_;     // guarded by mutex_; empty: nowhere
-  std::string first_error_;        // guarded by mutex_
+  // A ring: operation i is at i % max_operations_.
+  std::vector<Operation> operations_;  // guarded by mutex_
+  Id num_begun_ = 0;                   // guarded by mutex_
+  std::vector<GroupInfo> groups_;      // guarded by mutex_
+  std::filesystem::path path_;         // guarded by mutex_; empty: nowhere
+  std::string first_error_;            // guarded by mutex_
 };
 
 // Records what is called: sends and receives, and collectives as one operation each.

@@ -12,23 +12,27 @@
 
 // Ranks that communicate, and what they can do together.
 //
-//   Work incoming = group.recv(buffer, left, {.tag = 7});      // receives first: both directions
-//   of a link are used group.send(data, right, {.tag = 7}).wait(); incoming.wait();
+//   Work incoming = group.recv(buffer, left, {.tag = 7});  // receives first: both directions of a
+//   group.send(data, right, {.tag = 7}).wait();            // link are used
+//   incoming.wait();
 //   group.all_reduce(gradient, {.tag = 8});
 //
 // Point-to-point calls return at once; collectives run on the calling thread and return when they
 // are done. To overlap a collective with computing, call it from a thread of your own
 // (SerialWorker) on a group of its own. Sums are taken in rank order, so results are bit-equal from
-// run to run and across backends.
+// run to run and across backends. Messages of one tag between two ranks arrive in the order they
+// were sent; an empty tensor is not sent at all.
 //
-// Messages of one tag between two ranks arrive in the order they were sent; an empty tensor is not
-// sent at all. Ownership: a tensor handed to send must not be written, one handed to recv not
-// touched, until the Work is done; the Work keeps them alive. Tensors must be contiguous. Deadlines
-// bound waiting: they count from the first wait (or is_done) of a transfer, so that a receive may
-// be posted long before its message is due. Errors: CommError naming the peer, the operation, the
-// tag, and the time elapsed of the deadline. After one the group is of no use: every later call
-// throws, and the peers' calls fail soon. Thread safe for point-to-point; one collective at a time
-// per group.
+// Ownership: a tensor handed to send must not be written, one handed to recv not touched, until the
+// Work is done; the Work keeps them alive. Tensors must be contiguous.
+//
+// Deadlines bound waiting: they count from the first wait (or is_done) of a transfer, so that a
+// receive may be posted long before its message is due.
+//
+// Errors: CommError naming the peer, the operation, the tag, and the time elapsed of the deadline.
+// After one the group is of no use: every later call throws, and the peers' calls fail soon.
+//
+// Thread safe for point-to-point; one collective at a time per group.
 
 namespace outstep::comm {
 
@@ -38,8 +42,7 @@ inline constexpr Tag kReservedTags = 1u << 24;
 struct CallOptions {
   Tag tag = 0;
   std::optional<std::chrono::milliseconds> deadline = std::nullopt;  // else the group's
-  // For errors and the flight recorder: literals, and a step where there is one ("gradients, step
-  // 12").
+  // For errors and the flight recorder, as ("gradients, step 12"). Literals, as is operation.
   const char* what = "";
   int64_t step = -1;
   const char* operation = "";  // filled in by collectives: what a transfer is part of

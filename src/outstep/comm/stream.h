@@ -51,8 +51,8 @@ class Outgoing {
            const CallOptions& options);
 
   int64_t count() const { return count_; }
-  void post(
-      int64_t segment);  // at most a window beyond the last one waited for; beyond the end: nothing
+  // At most a window beyond the last one waited for; beyond the end: nothing.
+  void post(int64_t segment);
   void wait(int64_t segment);
 
  private:
@@ -65,6 +65,15 @@ class Outgoing {
   at::Tensor slots_;         // [window * segment length], only where segments are packed
   std::vector<Work> works_;  // by slot
 };
+
+// Peers as seen from a rank: starting with its neighbour, so that not all ranks write to rank 0
+// first.
+inline int peer_after(const Group& group, int distance) {
+  return (group.rank() + distance) % group.size();
+}
+inline int peer_before(const Group& group, int distance) {
+  return (group.rank() - distance + group.size()) % group.size();
+}
 
 // Segment s of a vector.
 at::Tensor segment_of(const at::Tensor& vector, int64_t segment, const Segments& cut);
