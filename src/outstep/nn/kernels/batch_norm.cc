@@ -81,6 +81,7 @@ struct MomentStep {
   OUTSTEP_INLINE void run(int64_t begin, int64_t end, int64_t stride, int64_t column,
                           Lanes (&sums)[2][wide]) const {
     for (int64_t row = begin; row < end; ++row) {
+#pragma GCC unroll 4
       for (int w = 0; w < wide; ++w) {
         const int64_t i = column + w * kLanes;
         const Lanes d = simd::load(x + row * stride + i) - simd::load(shift + i);
@@ -91,22 +92,40 @@ struct MomentStep {
   }
 };
 
-// Σ g and Σ g (x - mean); y is null where there was no ReLU.
-template <typename T>
+// What lets a gradient pass: everything, what made x · scale + offset positive, or what made y
+// positive. The second costs no more memory traffic than the first, but does not know of a
+// residual.
+enum class Gate { open, recomputed, result };
+
+template <Gate gate, typename T>
+OUTSTEP_INLINE Lanes gated(Lanes grad, Lanes x, const T* y, int64_t at, const float* scale,
+                           const float* offset) {
+  if constexpr (gate == Gate::recomputed) {
+    return simd::where_positive(x * simd::load(scale) + simd::load(offset), grad);
+  } else if constexpr (gate == Gate::result) {
+    return simd::where_positive(simd::load(y + at), grad);
+  } else {
+    return grad;
+  }
+}
+
+// Σ g and Σ g (x - mean). y is read at Gate::result alone.
+template <Gate gate, typename T>
 struct GradientStep {
   const T *grad, *x, *y;
-  const float* mean;
+  const float *mean, *scale, *offset;  // repeated where rows are folded
 
   template <int wide>
   OUTSTEP_INLINE void run(int64_t begin, int64_t end, int64_t stride, int64_t column,
                           Lanes (&sums)[2][wide]) const {
     for (int64_t row = begin; row < end; ++row) {
+#pragma GCC unroll 4
       for (int w = 0; w < wide; ++w) {
         const int64_t i = column + w * kLanes, at = row * stride + i;
-        Lanes g = simd::load(grad + at);
-        if (y) g = simd::where_positive(simd::load(y + at), g);
+        const Lanes value = simd::load(x + at);
+        const Lanes g = gated<gate>(simd::load(grad + at), value, y, at, scale + i, offset + i);
         sums[0][w] = sums[0][w] + g;
-        sums[1][w] = sums[1][w] + g * (simd::load(x + at) - simd::load(mean + i));
+        sums[1][w] = sums[1][w] + g * (value - simd::load(mean + i));
       }
     }
   }
@@ -139,24 +158,26 @@ struct Apply {
   }
 };
 
-// grad_x = g · scale - x · slope + offset, and g itself to grad_residual where that is not null.
-template <typename T>
+// Rows [C] that say how a gradient goes back: through the gate of scale and offset, then
+// grad_x = g · scale - x · slope + shift.
+struct Coefficients {
+  const float *scale, *offset, *slope, *shift;
+};
+
+// g itself goes to grad_residual where that is not null.
+template <Gate gate, typename T>
 struct ApplyBackward {
   template <simd::Level>
-  OUTSTEP_INLINE static void run(const T* grad, const T* x, const T* y, const float* coefficients,
-                                 T* grad_x, T* grad_residual, Table table) {
-    const int64_t columns = table.num_columns;
-    const float *scale = coefficients, *slope = coefficients + columns,
-                *offset = coefficients + 2 * columns;
+  OUTSTEP_INLINE static void run(const T* grad, const T* x, const T* y, Coefficients k, T* grad_x,
+                                 T* grad_residual, Table table) {
     for (int64_t row = 0; row < table.num_rows; ++row) {
-      for (int64_t i = 0; i < columns; i += kLanes) {
-        const int64_t at = row * columns + i;
-        Lanes g = simd::load(grad + at);
-        if (y) g = simd::where_positive(simd::load(y + at), g);
+      for (int64_t i = 0; i < table.num_columns; i += kLanes) {
+        const int64_t at = row * table.num_columns + i;
+        const Lanes value = simd::load(x + at);
+        const Lanes g = gated<gate>(simd::load(grad + at), value, y, at, k.scale + i, k.offset + i);
         if (grad_residual) simd::store(grad_residual + at, g);
-        simd::store(grad_x + at, g * simd::load(scale + i) -
-                                     simd::load(x + at) * simd::load(slope + i) +
-                                     simd::load(offset + i));
+        simd::store(grad_x + at, g * simd::load(k.scale + i) - value * simd::load(k.slope + i) +
+                                     simd::load(k.shift + i));
       }
     }
   }
@@ -218,88 +239,114 @@ const T* pointer_or_null(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
 }
 
-struct BatchNorm : torch::autograd::Function<BatchNorm> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& gain,
-                            const at::Tensor& bias, const std::optional<at::Tensor>& addend,
-                            const BatchNormOptions& options) {
-    const at::Tensor residual = addend.value_or(at::Tensor());
-    const Table table = table_of(x);
-    const at::Tensor y = at::empty_like(x);
-    at::Tensor mean, rstd;
-    with_type(x, [&]<typename T>(T*) {
-      const T* in = x.const_data_ptr<T>();
-      const Moments moments = moments_of(in, table);
-      move_running(options, moments, table.num_rows);
-      mean = moments.mean;
-      rstd = moments.var.add(options.epsilon).rsqrt_();
-      const at::Tensor scale = gain.detach() * rstd, offset = bias.detach() - mean * scale;
-      const float *s = scale.const_data_ptr<float>(), *o = offset.const_data_ptr<float>();
-      const T* r = pointer_or_null<T>(residual);
-      T* out = y.mutable_data_ptr<T>();
-      for_rows(table.num_rows, table.num_columns, [&](int64_t begin, int64_t end) {
-        const int64_t at = begin * table.num_columns;
-        simd::run<Apply<T>>(in + at, r ? r + at : r, s, o, out + at,
-                            Table{end - begin, table.num_columns}, options.relu);
+struct Normed {
+  at::Tensor y;
+  at::Tensor affine;      // [2, C]: y = x · affine[0] + affine[1], before residual and ReLU
+  at::Tensor mean, rstd;  // [C]
+};
+
+void move_running(const BatchNormOptions& options, const Moments& moments, int64_t num_rows) {
+  const double unbiased =
+      static_cast<double>(num_rows) / static_cast<double>(std::max<int64_t>(1, num_rows - 1));
+  at::Tensor(options.running_mean).mul_(1 - options.momentum).add_(moments.mean, options.momentum);
+  at::Tensor(options.running_var)
+      .mul_(1 - options.momentum)
+      .add_(moments.var, options.momentum * unbiased);
+}
+
+template <typename T>
+Normed normalise(const at::Tensor& x, const BatchNormOptions& options) {
+  const Table table = table_of(x);
+  const T* in = x.const_data_ptr<T>();
+  const Moments moments = moments_of(in, table);
+  move_running(options, moments, table.num_rows);
+  const at::Tensor rstd = moments.var.add(options.epsilon).rsqrt_();
+  const at::Tensor scale = options.gain.detach() * rstd;
+  const Normed result{.y = at::empty_like(x),
+                      .affine = at::stack({scale, options.bias.detach() - moments.mean * scale}),
+                      .mean = moments.mean,
+                      .rstd = rstd};
+  const float* k = result.affine.const_data_ptr<float>();
+  const T* residual = pointer_or_null<T>(options.residual);
+  T* out = result.y.mutable_data_ptr<T>();
+  for_rows(table.num_rows, table.num_columns, [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * table.num_columns;
+    simd::run<Apply<T>>(in + at, residual ? residual + at : residual, k, k + table.num_columns,
+                        out + at, Table{end - begin, table.num_columns}, options.relu);
+  });
+  return result;
+}
+
+struct Grads {
+  at::Tensor x, residual;  // as x; residual is undefined where there is none
+  at::Tensor gain, bias;   // [C]
+};
+
+template <Gate gate, typename T>
+Grads normalise_backward(const at::Tensor& grad, const at::Tensor& x, const Normed& normed,
+                         bool has_residual) {
+  const Table table = table_of(x);
+  const int64_t columns = table.num_columns;
+  const T *g = grad.const_data_ptr<T>(), *in = x.const_data_ptr<T>(),
+          *y = pointer_or_null<T>(normed.y);
+  const float* affine = normed.affine.const_data_ptr<float>();
+  const std::vector<float> means = repeated(normed.mean.const_data_ptr<float>(), table);
+  const std::vector<float> scales = repeated(affine, table),
+                           offsets = repeated(affine + columns, table);
+  const at::Tensor sums =
+      sum_over_rows(table.num_rows, 2, columns, [&](int64_t begin, int64_t end, float* to) {
+        const int64_t at = begin * columns;
+        const GradientStep<gate, T> step{g + at,       in + at,       y ? y + at : y,
+                                         means.data(), scales.data(), offsets.data()};
+        simd::run<SumColumns<GradientStep<gate, T>>>(step, Table{end - begin, columns}, to);
       });
-    });
-    context->save_for_backward({x, gain, mean, rstd, options.relu ? y : at::Tensor()});
-    context->saved_data["has_residual"] = residual.defined();
-    return y;
+  Grads grads{
+      .x = at::empty_like(x), .residual = {}, .gain = sums[1] * normed.rstd, .bias = sums[0]};
+  if (has_residual) grads.residual = at::empty_like(x);
+  const at::Tensor slope = normed.affine[0] * normed.rstd * normed.rstd * sums[1] / table.num_rows;
+  const at::Tensor shift = slope * normed.mean - normed.affine[0] * sums[0] / table.num_rows;
+  const Coefficients k{affine, affine + columns, slope.const_data_ptr<float>(),
+                       shift.const_data_ptr<float>()};
+  T* to = grads.x.mutable_data_ptr<T>();
+  T* to_residual = has_residual ? grads.residual.mutable_data_ptr<T>() : nullptr;
+  for_rows(table.num_rows, columns, [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * columns;
+    simd::run<ApplyBackward<gate, T>>(g + at, in + at, y ? y + at : y, k, to + at,
+                                      to_residual ? to_residual + at : to_residual,
+                                      Table{end - begin, columns});
+  });
+  return grads;
+}
+
+struct BatchNorm : torch::autograd::Function<BatchNorm> {
+  // Tensors that get gradients are arguments of their own; options holds the same ones.
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& /*gain*/, const at::Tensor& /*bias*/,
+                            const std::optional<at::Tensor>& residual,
+                            const BatchNormOptions& options) {
+    Normed normed;
+    with_type(x, [&]<typename T>(T*) { normed = normalise<T>(x, options); });
+    context->save_for_backward(
+        {x, residual ? normed.y : at::Tensor(), normed.affine, normed.mean, normed.rstd});
+    context->saved_data["relu"] = options.relu;
+    context->saved_data["has_residual"] = residual.has_value();
+    return normed.y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &gain = saved[1], &mean = saved[2], &rstd = saved[3],
-                     &y = saved[4];
+    const at::Tensor& x = saved[0];
+    const Normed normed{.y = saved[1], .affine = saved[2], .mean = saved[3], .rstd = saved[4]};
+    const bool relu = context->saved_data["relu"].toBool(),
+               adds = context->saved_data["has_residual"].toBool();
     const at::Tensor grad = grads[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
-    const Table table = table_of(x);
-    const at::Tensor grad_x = at::empty_like(x);
-    const at::Tensor grad_residual =
-        context->saved_data["has_residual"].toBool() ? at::empty_like(x) : at::Tensor();
-    at::Tensor sums;
+    Grads result;
     with_type(x, [&]<typename T>(T*) {
-      const T *g = grad.const_data_ptr<T>(), *in = x.const_data_ptr<T>(),
-              *out = pointer_or_null<T>(y);
-      const std::vector<float> means = repeated(mean.const_data_ptr<float>(), table);
-      sums = sum_over_rows(
-          table.num_rows, 2, table.num_columns, [&](int64_t begin, int64_t end, float* to) {
-            const int64_t at = begin * table.num_columns;
-            simd::run<SumColumns<GradientStep<T>>>(
-                GradientStep<T>{g + at, in + at, out ? out + at : out, means.data()},
-                Table{end - begin, table.num_columns}, to);
-          });
-      const at::Tensor coefficients = slopes(sums, gain, mean, rstd, table.num_rows);
-      const float* k = coefficients.const_data_ptr<float>();
-      T* to = grad_x.mutable_data_ptr<T>();
-      T* to_residual = grad_residual.defined() ? grad_residual.mutable_data_ptr<T>() : nullptr;
-      for_rows(table.num_rows, table.num_columns, [&](int64_t begin, int64_t end) {
-        const int64_t at = begin * table.num_columns;
-        simd::run<ApplyBackward<T>>(g + at, in + at, out ? out + at : out, k, to + at,
-                                    to_residual ? to_residual + at : to_residual,
-                                    Table{end - begin, table.num_columns});
-      });
+      result = !relu  ? normalise_backward<Gate::open, T>(grad, x, normed, adds)
+               : adds ? normalise_backward<Gate::result, T>(grad, x, normed, adds)
+                      : normalise_backward<Gate::recomputed, T>(grad, x, normed, adds);
     });
-    return {grad_x, sums[1] * rstd, sums[0], grad_residual, {}};
-  }
-
-  static void move_running(const BatchNormOptions& options, const Moments& moments,
-                           int64_t num_rows) {
-    const double unbiased =
-        static_cast<double>(num_rows) / static_cast<double>(std::max<int64_t>(1, num_rows - 1));
-    at::Tensor(options.running_mean)
-        .mul_(1 - options.momentum)
-        .add_(moments.mean, options.momentum);
-    at::Tensor(options.running_var)
-        .mul_(1 - options.momentum)
-        .add_(moments.var, options.momentum * unbiased);
-  }
-
-  // scale, slope and offset [3, C] of ApplyBackward.
-  static at::Tensor slopes(const at::Tensor& sums, const at::Tensor& gain, const at::Tensor& mean,
-                           const at::Tensor& rstd, int64_t num_rows) {
-    const at::Tensor scale = gain.detach() * rstd;
-    const at::Tensor slope = scale * rstd * rstd * sums[1] / num_rows;
-    return at::stack({scale, slope, slope * mean - scale * sums[0] / num_rows});
+    return {result.x, result.gain, result.bias, result.residual, {}};
   }
 };
 
