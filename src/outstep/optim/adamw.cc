@@ -90,6 +90,12 @@ OUTSTEP_TARGET_AVX512 void update_avx512(const Numbers& numbers, const Pointers&
   update_any(numbers, at);
 }
 
+// Rounded once, as IEEE 754 says: ATen's float root on a CPU is MKL's, whose last bit differs between
+// processors. A double's root is exact enough that rounding it to float gives the float's root.
+at::Tensor root_of(const at::Tensor& v) {
+  return v.is_cpu() ? v.to(at::kDouble).sqrt_().to(at::kFloat) : v.sqrt();
+}
+
 }  // namespace
 
 Adamw::Adamw(AdamwOptions options, std::vector<Segment> segments, Kernels kernels)
@@ -125,7 +131,7 @@ Adamw::Rule Adamw::rule(double gradient_scale, double lr, int64_t step) const {
     const at::Tensor g = piece.gradient * numbers.gradient_scale;
     const at::Tensor m = piece.state_in[0] + (g - piece.state_in[0]) * numbers.one_minus_beta1;
     const at::Tensor v = piece.state_in[1] * numbers.beta2 + g * g * numbers.one_minus_beta2;
-    const at::Tensor root = v.sqrt() * numbers.root_correction + numbers.epsilon;
+    const at::Tensor root = root_of(v) * numbers.root_correction + numbers.epsilon;
     const float decay = piece.decays ? numbers.decay : 1;
     piece.params_out.copy_(piece.params_in * decay - m * numbers.step_size / root);
     if (!piece.state_out.empty()) {
