@@ -189,12 +189,12 @@ class Commands(InTemporaryFolder):
         self.assertRegex(self.run_ok("data", "list").stdout, r"(?m)^cifar10 +170 MB ")
         self.assertIn("cifar10", [entry["name"] for entry in self.json_of("data", "list")["sets"]])
         shipped = ROOT / "data"
-        result = self.json_of("data", "get", "tinyshakespeare", "--from", shipped, "--to", "sets")
-        self.assertTrue((self.folder / "sets" / "tinyshakespeare" / "train.txt").exists(), result)
-        again = self.json_of("data", "get", "tinyshakespeare", "--from", shipped, "--to", "sets")
-        self.assertEqual(again["fetched"], [])
-        self.assertGreater(len(again["already_there"]), 0)
-        self.run_ok("train", self.recipe, OUTSTEP_DATA=str(self.folder / "sets"))
+        arguments = ["data", "get", "gpt2-bpe", "--from", shipped, "--to", "sets"]
+        self.assertEqual(self.json_of(*arguments)["fetched"], ["encoder.json", "vocab.bpe"])
+        self.assertEqual(self.json_of(*arguments)["already_there"], ["encoder.json", "vocab.bpe"])
+        shutil.copytree(shipped / "tinyshakespeare", self.folder / "sets" / "tinyshakespeare")
+        text = self.run_ok("train", self.recipe, OUTSTEP_DATA=str(self.folder / "sets")).stdout
+        self.assertIn(str(self.folder / "sets" / "tinyshakespeare"), text)
 
     def test_a_recipe_by_its_name(self):
         self.run_ok("train", "quickstart", "--run-dir", "named", "--train.threads=1", *SMALL)
@@ -209,14 +209,12 @@ class Documents(InTemporaryFolder):
         lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
         return [line for line in lines if line.strip() and not line.startswith("#")]
 
-    def typed(self, line, runs):
-        """The line with the page's run names replaced by those of today, and long runs made short."""
-        for name, actual in runs.items():
-            line = line.replace(name, actual)
-        words = shlex.split(line, comments=True)
-        if words[:2] == ["./outstep", "train"]:
-            line = re.sub(r"(\./outstep train \S+)", rf"\1 {' '.join(SMALL)} --train.threads=1", line)
-        return line
+    def typed(self, line):
+        """The line as a reader types it: RUN is the newest run, and a training run is made short."""
+        runs = sorted(self.folder.glob("runs/*"), key=lambda folder: folder.stat().st_mtime)
+        line = re.sub(r"\bRUN\b", str(runs[-1]) if runs else "RUN", line)
+        line = re.sub(r"\bFOLDER\b", "a-folder", line)
+        return re.sub(r"(\./outstep train \S+)", rf"\1 {' '.join(SMALL)} --train.threads=1", line)
 
     def follow(self, page):
         os.symlink(ROOT / "recipes", self.folder / "recipes")
@@ -225,7 +223,7 @@ class Documents(InTemporaryFolder):
         for line in self.commands_of(page):
             if not re.match(r"(\./outstep|kill|ls|cat|head) ?", line):
                 continue  # git clone, ./test, pip, tensorboard: tried elsewhere
-            result = subprocess.run(["sh", "-c", self.typed(line, {})], capture_output=True, text=True, cwd=self.folder,
+            result = subprocess.run(["sh", "-c", self.typed(line)], capture_output=True, text=True, cwd=self.folder,
                                     timeout=120, env=environment())
             self.assertEqual(result.returncode, 0, f"{page}: {line}\n{result.stderr}{result.stdout}")
             followed += 1

@@ -9,6 +9,7 @@
 #include "outstep/base/errors.h"
 #include "outstep/base/log.h"
 #include "outstep/base/threads.h"
+#include "outstep/train/assembly.h"
 
 namespace outstep::apps {
 namespace {
@@ -22,6 +23,7 @@ FailureError failure_on(int rank) {
 
 int run_as_rank(const train::Recipe& recipe, const comm::World& world, const RankOptions& options,
                 const std::function<int(Rank&)>& work) try {
+  train::require_world(recipe.mesh, world);
   log::set_rank(world.rank, world.world_size);
   ScreenOptions screen_options = options.screen;
   screen_options.silent = world.rank != 0;

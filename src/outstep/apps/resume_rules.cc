@@ -9,8 +9,10 @@
 namespace outstep::apps {
 namespace {
 
-constexpr std::array<std::string_view, 6> kHarmless = {"log.",  "checkpoint.", "evaluation.",
-                                                       "comm.", "data.path",   "data.prefetch"};
+// model.start_from too: the checkpoint's weights take its place.
+constexpr std::array<std::string_view, 7> kHarmless = {
+    "log.",      "checkpoint.",   "evaluation.",     "comm.",
+    "data.path", "data.prefetch", "model.start_from"};
 
 struct Told {
   std::string_view key;

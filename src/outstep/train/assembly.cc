@@ -13,6 +13,7 @@
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
 #include "outstep/nn/gpt2.h"
+#include "outstep/nn/hugging_face.h"
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/train/agree.h"
@@ -38,15 +39,6 @@ void require_supported(const comm::Mesh& mesh) {
         "mesh.stages = {}: no engine cuts a model into stages yet; use mesh.stages = 1",
         mesh.stages);
   }
-}
-
-void require_world(const comm::Mesh& mesh, const comm::World& world) {
-  if (mesh.size() == world.world_size) return;
-  throw ConfigError(
-      "the recipe's mesh is {} = {} {}, but this world ({}) has {}; start as many, or set "
-      "--mesh.replicas={}",
-      mesh.describe(), mesh.size(), mesh.size() == 1 ? "rank" : "ranks", world.source,
-      world.world_size, world.world_size);
 }
 
 at::Device choose_device(const std::string& name) {
@@ -117,6 +109,12 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
   return std::make_unique<data::Stream>(assembly.data.train, options);
 }
 
+// Weights to start from in place of random ones.
+void load_start(io::Section model, Assembly& assembly) {
+  const std::string folder = model.text("start_from", "");
+  if (!folder.empty()) nn::load_folder(folder, *assembly.model, *assembly.params);
+}
+
 data::DataOptions read_data(Recipe& recipe) {
   io::Section model = recipe.settings.section("model");
   const int64_t usual = nn::Gpt2Options().n_positions;
@@ -144,6 +142,15 @@ nn::ModelFacts facts_of(const data::Datasets& data, const std::string& name) {
 }
 
 }  // namespace
+
+void require_world(const comm::Mesh& mesh, const comm::World& world) {
+  if (mesh.size() == world.world_size) return;
+  throw ConfigError(
+      "the recipe's mesh is {} = {} {}, but this world ({}) has {}; start as many, or set "
+      "--mesh.replicas={}",
+      mesh.describe(), mesh.size(), mesh.size() == 1 ? "rank" : "ranks", world.source,
+      world.world_size, world.world_size);
+}
 
 Assembly::Assembly() = default;
 Assembly::~Assembly() = default;
@@ -190,6 +197,7 @@ void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Trac
   if (!assembly.data.train) assembly.data = stand_in(*assembly.model, facts);
   assembly.params =
       std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, assembly.device);
+  load_start(settings.section("model"), assembly);
   assembly.stream = make_stream(recipe, data_options, assembly, tracer);
   assembly.engine = make_engine(recipe, assembly, tracer);
   assembly.optimizer = make_optimizer(recipe, assembly);

@@ -56,6 +56,10 @@ struct Assembly {
 std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric,
                                    trace::Tracer* tracer);
 
+// Throws ConfigError if the world has another number of ranks than the mesh: to be asked before
+// connecting, while every rank can still say so.
+void require_world(const comm::Mesh& mesh, const comm::World& world);
+
 // The parts of assemble, for whoever builds a rank without its peers (plan.cc).
 std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric);
 enum class MissingData {
