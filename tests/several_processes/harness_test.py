@@ -43,8 +43,9 @@ class Harness(unittest.TestCase):
         self.assertEqual(ranks.processes(), [])
 
     def test_a_stopped_rank_goes_on_when_resumed(self):
-        source = ("import signal; signal.signal(signal.SIGUSR1, lambda *_: print('heard')); print('ready')\n"
-                  "signal.pause()")
+        # Blocked until it is waited for: with a handler and pause() it could come between the two, and be missed.
+        source = ("import signal; awaited = {signal.SIGUSR1}; signal.pthread_sigmask(signal.SIG_BLOCK, awaited)\n"
+                  "print('ready'); signal.sigwait(awaited); print('heard')")
         with Ranks(python(source), world_size=1) as ranks:
             ranks.wait_for_line("ready")
             ranks.stop(0)
