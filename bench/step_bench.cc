@@ -1,5 +1,5 @@
 // Times forward + backward of our models, as the peer bench/peers/torch_step.py does for PyTorch:
-// same models, batches and precisions. bench/step_compare.py runs both in turns.
+// same models, batches and precisions. bench/step.py runs both in turns.
 //
 //   step_bench --model gpt --precision fp32 --threads 1 --seconds 5
 //

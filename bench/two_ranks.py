@@ -5,24 +5,14 @@
 
 Every contender trains the same GPT (4 layers x 256, context 128, bytes, batch 16 a rank, float32, one thread a rank) on a
 link shaped by bench/shaped_link.sh. Rounds alternate between contenders, so that a machine that slows down slows all.
-Prints a table: tokens per second (median, min-max over the rounds) and the share of the same run's ceiling, which is
-Outstep on two processes that do not communicate. Measurements already in --out are not repeated.
+Prints a table: tokens per second of both ranks (median, min-max over the rounds) and the share of the same run's ceiling,
+which is Outstep on two processes that do not communicate. Measurements already in --out are not repeated.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROGRAM = ROOT / "build/default/bin/outstep"
-PYTHON = ROOT / ".venv/bin/python"
-WORLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+from rounds import LAUNCHER, PROGRAM, PYTHON, ROOT, Rounds, lines_of, on_shaped_link, parser, print_table, spread
 
 
 def outstep(sync, steps, folder):
@@ -30,7 +20,7 @@ def outstep(sync, steps, folder):
     if sync != "none":
         return [*command, f"--run-dir={folder}/run", f"--sync.name={sync}"]
     # Two worlds of one rank each, at the same time on the same machine: what computing alone costs.
-    alone = 'run="$0/run-$RANK"; unset ' + " ".join(WORLD) + '; exec "$@" --run-dir="$run"'
+    alone = 'run="$0/run-$RANK"; unset ' + " ".join(LAUNCHER) + '; exec "$@" --run-dir="$run"'
     return ["sh", "-c", alone, folder, *command, "--mesh.replicas=1", "--sync.name=none"]
 
 
@@ -48,63 +38,32 @@ CONTENDERS = {
 def measure(contender, rate, steps):
     """Tokens per second of all ranks."""
     make, mode = CONTENDERS[contender]
-    folder = tempfile.mkdtemp(prefix="outstep-bench-")
-    try:
-        command = [ROOT / "bench/shaped_link.sh", "--rate", rate, "--pin", "--env", "GLOO_SOCKET_IFNAME=link0",
-                   "--env", "OMP_NUM_THREADS=1", "--", *make(mode, steps, folder)]
-        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              errors="replace", timeout=600)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if done.returncode != 0:
-        sys.exit(f"{contender} failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    result = json.loads(done.stdout)
-    return result["tokens_per_second"] * (2 if contender == "outstep none" else 1)
+    with tempfile.TemporaryDirectory(prefix="outstep-bench-") as folder:
+        text = lines_of(on_shaped_link(rate, *make(mode, steps, folder)))
+    return text[0]["tokens_per_second"] * (2 if contender == "outstep none" else 1)
 
 
-def fingerprint():
-    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    version = subprocess.run([PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return {"processor": model, "cores": os.cpu_count(), "version": " ".join(version.split())}
-
-
-def table(lines, rates):
+def table(rounds, rates):
     for rate in rates:
-        print(f"\n{rate}\n| contender | tokens/s (median, min–max) | n | share of the ceiling |\n| --- | ---: | ---: | ---: |")
-        of = {name: [line["tokens_per_second"] for line in lines if (line["rate"], line["contender"]) == (rate, name)]
-              for name in CONTENDERS}
-        ceiling = statistics.median(of["outstep none"])
-        for name, values in of.items():
-            median = statistics.median(values)
-            print(f"| {name} | {median:,.0f} ({min(values):,.0f}–{max(values):,.0f}) | {len(values)} | "
-                  f"{median / ceiling:.2f} |")
+        ceiling = rounds.median("tokens_per_second", rate=rate, contender="outstep none")
+        rows = []
+        for name in CONTENDERS:
+            values = rounds.values("tokens_per_second", rate=rate, contender=name)
+            rows.append([name, spread(values, 0), len(values), f"{statistics.median(values) / ceiling:.2f}"])
+        print(f"\n{rate}\n")
+        print_table(["contender", "tokens/s (median, min–max)", "n", "share of the ceiling"], rows)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", nargs="+", default=["280mbit", "140mbit"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines; a run that was cut off goes on here")
-    arguments = parser.parse_args()
-
-    lines = []
-    if arguments.out.exists():
-        lines = [json.loads(line) for line in arguments.out.read_text().splitlines()]
-    done = {(line["rate"], line["contender"], line["round"]) for line in lines}
-    machine = fingerprint()
-    for number in range(arguments.rounds):
-        for rate in arguments.rates:
-            for contender in CONTENDERS:
-                if (rate, contender, number) in done:
-                    continue
-                line = {"rate": rate, "contender": contender, "round": number,
-                        "tokens_per_second": measure(contender, rate, arguments.steps), **machine}
-                lines.append(line)
-                with arguments.out.open("a") as out:
-                    out.write(json.dumps(line) + "\n")
-                print(f"{rate:>8} {contender:<14} {line['tokens_per_second']:>9,.0f} tokens/s", file=sys.stderr)
-    table(lines, arguments.rates)
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--rates", nargs="+", default=["280mbit", "140mbit"])
+    options.add_argument("--steps", type=int, default=20)
+    arguments = options.parse_args()
+    rounds = Rounds(arguments.out, arguments.rounds)
+    for key in rounds.missing({"rate": rate, "contender": name} for rate in arguments.rates for name in CONTENDERS):
+        rate = measure(key["contender"], key["rate"], arguments.steps)
+        rounds.add(key, [{"tokens_per_second": rate}])
+    table(rounds, arguments.rates)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 """One rank of a data-parallel PyTorch run on random bytes: the peers of Outstep's ddp and zero1.
 
 Started once per rank with torchrun's variables (or by bench/shaped_link.sh). Rank 0 prints one JSON line:
-seconds per step (median, min, max over the timed steps) and tokens per second over all ranks.
+seconds per step (median, min, max over the timed steps), tokens per second over all ranks, and the time of day at which
+the first step had ended.
 
   none       no communication: the ceiling
   ddp        DistributedDataParallel, default 25 MB buckets
@@ -89,7 +90,7 @@ def main():
     dist.init_process_group("gloo")
     model, optimizer = build(arguments.mode, Gpt(context=arguments.context), rank, world_size, 1e-3)
 
-    seconds = []
+    seconds, first_step_at = [], None
     for _ in range(arguments.steps + 2):
         data = torch.randint(0, 256, (arguments.batch, arguments.context + 1))
         begin = time.perf_counter()
@@ -97,6 +98,7 @@ def main():
         model(data[:, :-1], data[:, 1:]).backward()
         optimizer.step()
         seconds.append(time.perf_counter() - begin)
+        first_step_at = first_step_at or time.time()
     seconds = seconds[2:]
     if rank == 0:
         median = statistics.median(seconds)
@@ -104,7 +106,7 @@ def main():
         print(json.dumps({
             "program": "torch", "torch": torch.__version__, "mode": arguments.mode, "n": len(seconds),
             "median_seconds": median, "min_seconds": min(seconds), "max_seconds": max(seconds),
-            "tokens_per_second": tokens / median,
+            "tokens_per_second": tokens / median, "first_step_at": first_step_at,
         }), flush=True)
     dist.barrier()
     dist.destroy_process_group()
