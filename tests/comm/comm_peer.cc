@@ -4,10 +4,11 @@
 //   comm_peer threads  the same by --ranks threads of this process; prints each rank's hash
 //   comm_peer loop     sums for --steps steps; prints "step N"; a delay in each where asked for
 //   comm_peer waiters  three threads wait on one group, one of them for a rank that says nothing
+//   comm_peer trio     rank 0 waits for ranks 1 and 2, rank 2 for rank 0; none says anything
 //   comm_peer agree    require_agreement on a hash that is another on rank --odd
 //
-// Options: --backend gloo --deadline_ms 30000 --ranks 2 --steps 10 --delay_ms 0 --odd -1 --flight
-// FILE --link SPEED
+// Options: --backend gloo --deadline_ms 30000 --ranks 2 --steps 10 --length 100000 --delay_ms 0
+// --odd -1 --flight FOLDER --link SPEED
 
 #include <fmt/format.h>
 
@@ -105,7 +106,7 @@ uint64_t hash_of_results(Group& group) {
 }
 
 void run_loop(Group& group, const Options& options) {
-  at::Tensor tensor = at::ones({100'000});
+  at::Tensor tensor = at::ones({options.number("length", 100'000)});
   for (int step = 0; step < options.number("steps", 10); ++step) {
     if (group.rank() == 1)
       std::this_thread::sleep_for(std::chrono::milliseconds(options.number("delay_ms", 0)));
@@ -146,6 +147,29 @@ void run_waiters(Group& group, const Options& options) {
   std::rethrow_exception(first);
 }
 
+void run_trio(Group& group) {
+  group.barrier();
+  say("ready");
+  const auto wait_for = [&](int peer) {
+    group.recv(at::empty({1}), peer, {.tag = 100, .deadline = std::chrono::hours(1)}).wait();
+  };
+  if (group.rank() != 0) return wait_for(0);
+  std::exception_ptr error;
+  const auto waiter = [&](int peer) {
+    try {
+      wait_for(peer);
+    } catch (const CommError& failure) {
+      say(fmt::format("for {}: {}", peer, failure.what()));
+      if (peer == 1) error = std::current_exception();
+    }
+  };
+  {
+    const std::jthread second([&] { waiter(2); });
+    waiter(1);
+  }
+  if (error) std::rethrow_exception(error);
+}
+
 int run_threads(const Options& options) {
   std::mutex mutex;
   run_local_ranks(options.number("ranks", 2), [&](Group& group) {
@@ -172,6 +196,7 @@ int run(const std::string& mode, const Options& options) {
   if (mode == "bits") say(fmt::format("bits {:016x}", hash_of_results(*group)));
   if (mode == "loop") run_loop(*group, options);
   if (mode == "waiters") run_waiters(*group, options);
+  if (mode == "trio") run_trio(*group);
   if (mode == "agree")
     require_agreement(*group, "recipe", options.number("odd", -1) == world.rank ? 2 : 1);
   return 0;

@@ -1,7 +1,6 @@
 """Groups over MPI and Gloo, started by mpirun."""
 
 import os
-import pathlib
 import re
 import shutil
 import subprocess

@@ -40,7 +40,7 @@ int run_as_rank(const train::Recipe& recipe, const comm::World& world, const Ran
 int run_as_threads(const train::Recipe& recipe, const RankOptions& options,
                    const std::function<int(Rank&)>& work) {
   const int num_ranks = recipe.mesh.size();
-  auto fabrics = comm::local_fabrics(num_ranks, recipe.comm.deadline);
+  auto fabrics = comm::local_fabrics(num_ranks, recipe.comm);
   Screen screen(options.screen);
   Screen silent({.silent = true});
   std::mutex mutex;

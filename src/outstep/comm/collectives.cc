@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <functional>
 
 #include "outstep/base/errors.h"
 #include "outstep/comm/reduction.h"
@@ -12,8 +11,6 @@
 
 namespace outstep::comm::collectives {
 namespace {
-
-constexpr int64_t kShardGrain = 16;  // elements; all_reduce's own shards start on cache lines
 
 // Each kind has tags of its own, above the user's. Messages of one tag keep their order, so
 // segments need no numbers.
@@ -30,6 +27,7 @@ CallOptions options_for(Kind kind, const char* operation, CallOptions options) {
 
 at::Tensor flat(const at::Tensor& tensor) {
   check(tensor.is_contiguous(), "tensors of a collective are contiguous");
+  check(tensor.is_cpu(), "these collectives are for tensors in the machine's memory");
   return tensor.detach().view({-1});
 }
 
@@ -164,6 +162,10 @@ void copy_alone(const at::Tensor& input, const at::Tensor& output, Wire wire) {
 
 }  // namespace
 
+bool sends_whole(int64_t num_bytes, int num_ranks, const Cut& cut) {
+  return num_bytes * (num_ranks - 1) <= cut.direct_bytes;
+}
+
 void reduce_scatter(Group& group, const at::Tensor& input, at::Tensor output, const Shards& shards,
                     CallOptions options, Wire wire, const Cut& cut) {
   options = options_for(Kind::reduce, "reduce_scatter", options);
@@ -207,8 +209,7 @@ void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire,
   if (group.size() == 1) return copy_alone(tensor, tensor, wire);
   const at::Tensor vector = flat(tensor);
   const at::ScalarType wire_type = wire_dtype(vector, wire);
-  const bool is_direct = static_cast<int64_t>(vector.nbytes()) <= cut.direct_bytes;
-  if (is_direct) {
+  if (sends_whole(static_cast<int64_t>(vector.nbytes()), group.size(), cut)) {
     Reduction reduction{
         .group = group,
         .outgoing = std::vector<at::Tensor>(static_cast<size_t>(group.size()), vector),
@@ -257,7 +258,7 @@ void broadcast(Group& group, at::Tensor tensor, int root, CallOptions options, c
   const at::Tensor vector = flat(tensor);
   const bool is_root = group.rank() == root;
   const bool is_small =
-      group.size() <= 2 || static_cast<int64_t>(vector.nbytes()) <= cut.direct_bytes;
+      group.size() <= 2 || sends_whole(static_cast<int64_t>(vector.nbytes()), group.size(), cut);
   // A large vector is scattered and then gathered: the root's link carries it twice, not N-1 times.
   const Shards shards{
       .total = vector.numel(), .count = is_small ? 1 : group.size(), .grain = kShardGrain};
@@ -267,9 +268,13 @@ void broadcast(Group& group, at::Tensor tensor, int root, CallOptions options, c
   const Segments segments = segments_for(cut, vector.scalar_type(), group.size() - 1);
   std::vector<Work> works;
   if (!is_root) receive_in_segments(group, part_of(group.rank()), root, segments, options, works);
-  for (int distance = 1; is_root && distance < group.size(); ++distance) {
-    const int peer = peer_after(group, distance);
-    send_in_segments(group, part_of(peer), peer, segments, options, works);
+  // Peers take turns, so that none is silent while the root sends all of another's part.
+  for (int64_t segment = 0; is_root && segment < segments.count(shards.length()); ++segment) {
+    for (int distance = 1; distance < group.size(); ++distance) {
+      const int peer = peer_after(group, distance);
+      if (segment >= segments.count(part_of(peer).numel())) continue;
+      works.push_back(group.send(segment_of(part_of(peer), segment, segments), peer, options));
+    }
   }
   for (Work& work : works) work.wait();
   if (!is_small)

@@ -11,7 +11,9 @@
 // ways of all_reduce.
 //
 // Cost per rank and direction: reduce_scatter and all_gather (N-1)/N of the vector; all_reduce
-// twice that; scratch at most Cut::window_bytes. Deadlines count anew for each transfer: a peer may
+// twice that, or (N-1) small vectors (sends_whole). Scratch for what arrives at most
+// Cut::window_bytes; with bfloat16 on the wire as much again for what is sent, and the own shard
+// packed where it is gathered. Deadlines count anew for each transfer: a peer may
 // be slow, but never silent for longer. The calling thread does all the work; CPU tensors,
 // contiguous.
 
@@ -23,9 +25,14 @@ struct Cut {
   int64_t segment_bytes = 4 << 20;
   // Scratch for segments under way, all peers together.
   int64_t window_bytes = 16 << 20;
-  // all_reduce sends whole vectors up to this size: one phase instead of two.
+  // all_reduce sends vectors whole while a rank sends no more than this: one phase instead of two.
   int64_t direct_bytes = 256 << 10;
 };
+
+// Elements; the shards of all_reduce start on cache lines.
+inline constexpr int64_t kShardGrain = 16;
+// Whether all_reduce sends every rank the whole vector.
+bool sends_whole(int64_t num_bytes, int num_ranks, const Cut& cut = {});
 
 void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire,
                 const Cut& cut = {});

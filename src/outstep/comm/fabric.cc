@@ -150,6 +150,9 @@ std::unique_ptr<Fabric> connect_backend(const World& world, const FabricOptions&
                       nearest.empty() ? "" : fmt::format("; did you mean \"{}\"?", nearest));
   }
   if (options.backend == "nccl") require_nccl(world);
+  if (options.backend == "nccl" && !options.link.empty()) {
+    throw ConfigError("comm.link simulates a link for \"gloo\" and \"mpi\", not for \"nccl\"");
+  }
   if (world.world_size == 1) {
     return std::make_unique<LocalFabric>(world, std::make_shared<LocalHubs>(), options.deadline);
   }
@@ -190,14 +193,19 @@ std::unique_ptr<Fabric> connect(const World& world, const FabricOptions& options
   return std::make_unique<WrappingFabric>(connect_backend(world, options), options);
 }
 
-std::vector<std::unique_ptr<Fabric>> local_fabrics(int world_size,
-                                                   std::chrono::milliseconds deadline) {
+std::vector<std::unique_ptr<Fabric>> local_fabrics(int world_size, const FabricOptions& options) {
+  if (options.backend != FabricOptions().backend || !options.interface.empty()) {
+    throw ConfigError(
+        "comm.backend and comm.interface are for ranks that are processes; ranks that are threads "
+        "of one (--local) talk in its memory: leave them out");
+  }
   const auto hubs = std::make_shared<LocalHubs>();
   std::vector<std::unique_ptr<Fabric>> fabrics;
   for (int rank = 0; rank < world_size; ++rank) {
-    fabrics.push_back(std::make_unique<LocalFabric>(
+    auto fabric = std::make_unique<LocalFabric>(
         World{.rank = rank, .world_size = world_size, .local_rank = rank, .local_size = world_size},
-        hubs, deadline));
+        hubs, options.deadline);
+    fabrics.push_back(std::make_unique<WrappingFabric>(std::move(fabric), options));
   }
   return fabrics;
 }

@@ -49,8 +49,8 @@ class Fabric {
 std::unique_ptr<Fabric> connect(const World& world, const FabricOptions& options);
 
 // Ranks as threads of this process: fabric r belongs to thread r. For tests and --local;
-// deterministic.
-std::vector<std::unique_ptr<Fabric>> local_fabrics(
-    int world_size, std::chrono::milliseconds deadline = std::chrono::seconds(30));
+// deterministic. Throws ConfigError for options that only processes have (backend, interface).
+std::vector<std::unique_ptr<Fabric>> local_fabrics(int world_size,
+                                                   const FabricOptions& options = {});
 
 }  // namespace outstep::comm

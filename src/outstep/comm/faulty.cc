@@ -20,9 +20,13 @@ struct Faulty::State {
     inner = nullptr;
     changed.notify_all();
   }
-  void wait(std::chrono::milliseconds time) {
+  void wait(Clock::time_point end) {
     std::unique_lock lock(mutex);
-    changed.wait_for(lock, time, [&] { return inner == nullptr; });
+    changed.wait_until(lock, end, [&] { return inner == nullptr; });
+  }
+  bool is_aborted() {
+    const std::lock_guard lock(mutex);
+    return inner == nullptr;
   }
 };
 
@@ -61,19 +65,26 @@ std::optional<Work> Faulty::strike(int peer, const CallOptions& options) {
           complaint_(std::move(complaint)) {}
 
     void wait() override {
-      const auto begun = Clock::now();
-      state_->wait(time_);
+      const auto begun = this->begun();
+      state_->wait(begun + time_);
       const CommError error = complaint_.error(event_, begun);
       state_->abort();
       throw error;
     }
-    bool is_done() override { return time_.count() == 0; }
+    bool is_done() override { return Clock::now() >= begun() + time_ || state_->is_aborted(); }
 
    private:
+    Clock::time_point begun() {
+      const std::lock_guard lock(state_->mutex);
+      if (!begun_) begun_ = Clock::now();
+      return *begun_;
+    }
+
     const std::shared_ptr<State> state_;
     const std::chrono::milliseconds time_;
     const std::string event_;
     const Complaint complaint_;
+    std::optional<Clock::time_point> begun_;  // guarded by the state's mutex
   };
 
   if (num_transfers_++ != fault_.at_transfer) return std::nullopt;
@@ -91,7 +102,7 @@ std::optional<Work> Faulty::strike(int peer, const CallOptions& options) {
       return Work(
           std::make_shared<Doomed>(state_, complaint.deadline(), "did not answer", complaint));
     case Fault::Kind::delay:
-      state_->wait(fault_.duration);
+      state_->wait(Clock::now() + fault_.duration);
       return std::nullopt;
     case Fault::Kind::call:
       fault_.action();

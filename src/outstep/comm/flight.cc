@@ -179,20 +179,29 @@ nlohmann::ordered_json FlightRecorder::to_json() const {
 Recorded::Recorded(std::unique_ptr<Group> inner, FlightRecorder& recorder)
     : WrappedGroup(std::move(inner)), recorder_(recorder), group_(recorder.add_group(*this)) {}
 
-Work Recorded::do_send(const at::Tensor& tensor, int peer, const CallOptions& options) {
-  const auto num_bytes = static_cast<int64_t>(tensor.nbytes());
+template <typename Post>
+Work Recorded::record_transfer(int peer, int64_t num_bytes, const CallOptions& options,
+                               const Post& post) {
   const auto id =
       recorder_.begin({.group = group_, .peer = peer, .options = options, .num_bytes = num_bytes});
-  return Work(std::make_shared<RecordedTransfer>(WrappedGroup::do_send(tensor, peer, options),
-                                                 recorder_, id));
+  try {
+    return Work(std::make_shared<RecordedTransfer>(post(), recorder_, id));
+  } catch (const CommError& error) {
+    recorder_.fail(id, error.what());
+    throw;
+  }
+}
+
+Work Recorded::do_send(const at::Tensor& tensor, int peer, const CallOptions& options) {
+  const auto num_bytes = static_cast<int64_t>(tensor.nbytes());
+  return record_transfer(peer, num_bytes, options,
+                         [&] { return WrappedGroup::do_send(tensor, peer, options); });
 }
 
 Work Recorded::do_recv(at::Tensor tensor, int peer, const CallOptions& options) {
   const auto num_bytes = static_cast<int64_t>(tensor.nbytes());
-  const auto id =
-      recorder_.begin({.group = group_, .peer = peer, .options = options, .num_bytes = num_bytes});
-  return Work(std::make_shared<RecordedTransfer>(
-      WrappedGroup::do_recv(std::move(tensor), peer, options), recorder_, id));
+  return record_transfer(peer, num_bytes, options,
+                         [&] { return WrappedGroup::do_recv(std::move(tensor), peer, options); });
 }
 
 template <typename Collective>

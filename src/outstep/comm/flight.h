@@ -100,6 +100,8 @@ class Recorded : public WrappedGroup {
   Work do_recv(at::Tensor tensor, int peer, const CallOptions& options) override;
 
  private:
+  template <typename Post>
+  Work record_transfer(int peer, int64_t num_bytes, const CallOptions& options, const Post& post);
   template <typename Collective>
   void record(const char* operation, size_t num_bytes, CallOptions options,
               const Collective& collective);

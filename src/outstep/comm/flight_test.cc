@@ -106,6 +106,15 @@ TEST_F(Flight, RanksThatDoDifferentThingsAreShown) {
           "rank 1 (thread) posted broadcast number 0, tag 4, 400 bytes instead, failed after"));
 }
 
+TEST_F(Flight, WhatCouldNotBePostedIsRecordedAsFailed) {
+  play(2, [](Group& group) {
+    if (group.rank() == 1) return;
+    group.abort();
+    group.send(at::ones({1}), 1);
+  });
+  EXPECT_THAT(report_flights({file(0)}).json["ranks"][0]["error"], HasSubstr("aborted the group"));
+}
+
 TEST_F(Flight, AHalfTransferIsShown) {
   play(2, [](Group& group) {
     const at::Tensor tensor = at::ones({100});

@@ -39,8 +39,9 @@ struct GlooDevice::Handle {
 // What the group and its transfers share; transfers may outlive the group.
 struct GlooCore {
   c10::intrusive_ptr<ProcessGroupGloo> backend;  // guarded by mutex
-  c10::intrusive_ptr<c10d::Work> tripwire;       // guarded by mutex
-  std::vector<at::Tensor> tripwire_target;
+  // A receive from each peer that nobody answers. One of a peer that is gone ends at once instead
+  // of when its time is up, so one alone would not do.
+  std::vector<c10::intrusive_ptr<c10d::Work>> tripwires;  // guarded by mutex
   std::mutex mutex;
   Names names;
   int rank = 0;
@@ -52,16 +53,25 @@ struct GlooCore {
   // Ends every wait on the group, here and at the peers.
   void close(const std::string& reason) {
     if (!departure.set(reason)) return;
-    c10::intrusive_ptr<c10d::Work> wire;
+    std::vector<c10::intrusive_ptr<c10d::Work>> wires;
     {
       const std::lock_guard lock(mutex);
-      wire = std::move(tripwire);
+      wires.swap(tripwires);
     }
-    if (!wire) return;
-    try {
-      wire->wait(kNow);
-    } catch (const std::exception&) {
-      // That it times out is what closes the connections.
+    for (const auto& wire : wires) {
+      try {
+        wire->wait(kNow);
+      } catch (const std::exception&) {
+        // That the first one times out is what closes all connections.
+      }
+    }
+  }
+
+  void lay_tripwires() {
+    const std::lock_guard lock(mutex);
+    for (int peer = 0; peer < static_cast<int>(names->size()); ++peer) {
+      std::vector<at::Tensor> target = {at::empty({1}, at::kByte)};
+      if (peer != rank) tripwires.push_back(backend->recv(target, peer, kTripwireTag));
     }
   }
 };
@@ -95,11 +105,8 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
     if (claim()) {
       // Gloo has no test of a single transfer, so a thread waits for it. Without threads the group
       // is gone, and no wait takes long.
-      if (const auto waiters = waiters_.lock()) {
-        waiters->run([self = shared_from_this()] { self->finish(); });
-      } else {
-        finish();
-      }
+      const auto waiters = waiters_.lock();
+      if (!waiters || !waiters->run([self = shared_from_this()] { self->finish(); })) finish();
     }
     const std::lock_guard lock(mutex_);
     return is_over_;
@@ -181,16 +188,14 @@ GlooGroup::GlooGroup(Rendezvous& rendezvous, const GlooDevice& device, GlooPlace
                               c10::intrusive_ptr<c10d::Store>::reclaim_copy(&store), rank, size,
                               options);
                         });
-  core_->tripwire_target = {at::empty({1}, at::kByte)};
-  core_->tripwire =
-      core_->backend->recv(core_->tripwire_target, (rank() + 1) % size(), kTripwireTag);
+  core_->lay_tripwires();
 }
 
 GlooGroup::~GlooGroup() {
   if (core_->num_transfers > 0) core_->close("left the group");
   waiters_.reset();
   const std::lock_guard lock(core_->mutex);
-  core_->tripwire.reset();
+  core_->tripwires.clear();
   core_->backend.reset();
 }
 

@@ -11,10 +11,10 @@
 // send and recv are used.
 //
 // A wait that fails closes all of the group's connections, as abort() does: that is what wakes the
-// waits of other threads at once, and tells the peers. Closing works by a receive that is posted
-// when the group is made and never answered: Gloo closes a group whose wait has timed out. Gloo
-// ends the process when a message is longer than the tensor it is received into; shorter ones it
-// lets pass.
+// waits of other threads at once, and tells the peers. Closing works by receives that are
+// posted when the group is made and never answered: Gloo closes a group whose wait has timed out.
+// Gloo ends the process when a message is longer than the tensor it is received into; shorter ones
+// it lets pass.
 
 namespace outstep::comm {
 

@@ -37,7 +37,7 @@
 namespace outstep::comm {
 
 using Tag = uint32_t;  // user tags stay below kReservedTags; collectives add their own bits above
-inline constexpr Tag kReservedTags = 1u << 24;
+inline constexpr Tag kReservedTags = 1u << 20;  // MPI over InfiniBand has tags below 2^23 only
 
 struct CallOptions {
   Tag tag = 0;

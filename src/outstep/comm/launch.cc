@@ -130,14 +130,15 @@ void find_master_of_open_mpi(const Lookup& lookup, World& world) {
   read_master(lookup, world, is_one_machine ? "127.0.0.1" : "", job);
 }
 
-// A batch script has SLURM_PROCID too, but is no task; and mpirun inside a job starts its daemons
-// as tasks, one a node.
+// A batch script has SLURM_PROCID too, but is no task; and mpirun, torchrun or outstep launch
+// inside a job may be the tasks, one a node, that start the ranks.
 bool is_slurm_task(const Lookup& lookup) {
   if (!lookup("SLURM_PROCID")) return false;
   if (lookup("SLURM_JOB_ID") && !lookup("SLURM_STEP_ID")) return false;
   const bool is_daemon_step = lookup("SLURM_STEP_NUM_TASKS") &&
                               lookup("SLURM_STEP_NUM_TASKS") == lookup("SLURM_STEP_NUM_NODES");
-  return !(lookup("OMPI_COMM_WORLD_RANK") && is_daemon_step);
+  const bool is_started_by_another = lookup("OMPI_COMM_WORLD_RANK") || lookup("RANK");
+  return !(is_started_by_another && is_daemon_step);
 }
 
 // This node's part of "2(x3),1": two tasks on each of three nodes, then one.

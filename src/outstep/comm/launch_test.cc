@@ -131,6 +131,7 @@ TEST(Launch, DaemonsOfMpirunAreNoTasks) {
   const Variables daemons =
       with(kSlurm, {{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_STEP_NUM_NODES", "3"}});
   EXPECT_EQ(world_of(with(daemons, kOpenMpi)).source, "mpirun");
+  EXPECT_EQ(world_of(with(daemons, kTorchrun)).source, "torchrun");
 }
 
 TEST(Launch, SourcesThatAgreeAreFine) {

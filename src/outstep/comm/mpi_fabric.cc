@@ -55,11 +55,10 @@ class MpiFabric : public Fabric {
     run_bounded(
         deadline_,
         [runtime = runtime_, call = std::move(call)] {
-          const std::lock_guard lock(runtime->mutex());
-          call();
+          if (const auto lock = runtime->enter()) call();
         },
         [&] {
-          runtime_->mark_failed();
+          runtime_->mark_stuck();
           return CommError("not all ranks came to {} within {} (MPI, world of {})", purpose,
                            describe_deadline(deadline_), world_.world_size);
         });

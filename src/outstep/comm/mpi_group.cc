@@ -15,7 +15,6 @@ namespace outstep::comm {
 namespace {
 
 constexpr int64_t kMaxMessage = 1 << 30;  // bytes; MPI counts in int
-constexpr int kObituaryTag = 0x7fffffff;  // above all others; Open MPI's MPI_TAG_UB
 constexpr size_t kObituarySize = 512;
 
 // Pauses that grow: MPI makes progress only inside its calls, so the first ones follow one another
@@ -34,6 +33,21 @@ class Pause {
   static constexpr int kYields = 50, kShortPauses = 500;
   int num_pauses_ = 0;
 };
+
+// Of MPI's tags, which begin at 0.
+int highest_tag() {
+  void* value = nullptr;
+  int is_set = 0;
+  MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &value, &is_set);
+  const int highest = is_set ? *static_cast<int*>(value) : 32767;
+  constexpr int kNeeded = 5 * kReservedTags;  // a user's, and those of four kinds of collectives
+  if (highest <= kNeeded) {
+    MPI_Finalize();
+    throw CommError("this MPI has tags up to {}, {} are needed; use comm.backend = \"gloo\"",
+                    highest, kNeeded);
+  }
+  return highest;
+}
 
 }  // namespace
 
@@ -58,6 +72,15 @@ MpiRuntime::MpiRuntime() {
         "this MPI cannot be called from several threads (MPI_THREAD_SERIALIZED); use comm.backend "
         "= \"gloo\"");
   }
+  obituary_tag_ = highest_tag();
+}
+
+MpiRuntime::Lock MpiRuntime::enter() {
+  constexpr std::chrono::milliseconds kLook{50};
+  Lock lock(mutex_, std::defer_lock);
+  while (!is_stuck_ && !lock.try_lock_for(kLook)) {
+  }
+  return lock;
 }
 
 MpiRuntime::~MpiRuntime() {
@@ -79,7 +102,8 @@ void MpiRuntime::abandon(MpiMessages messages) {
 }
 
 bool MpiRuntime::abandoned_are_over() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock = enter();
+  if (!lock) return false;
   for (MpiMessages& messages : abandoned_) {
     int are_done = 0;
     MPI_Testall(static_cast<int>(messages.requests.size()), messages.requests.data(), &are_done,
@@ -90,7 +114,7 @@ bool MpiRuntime::abandoned_are_over() {
 }
 
 // What the group and its transfers share; transfers may outlive the group. All but the constants is
-// guarded by the runtime's mutex.
+// guarded by the runtime's lock.
 struct MpiCore {
   std::shared_ptr<MpiRuntime> runtime;
   MPI_Comm communicator = MPI_COMM_NULL;
@@ -103,8 +127,9 @@ struct MpiCore {
   std::map<int, std::string> departed;
 
   void expect_obituary() {
-    MPI_Irecv(obituary.mutable_data_ptr(), kObituarySize, MPI_BYTE, MPI_ANY_SOURCE, kObituaryTag,
-              communicator, &obituary_request);
+    check_mpi(MPI_Irecv(obituary.mutable_data_ptr(), kObituarySize, MPI_BYTE, MPI_ANY_SOURCE,
+                        runtime->obituary_tag(), communicator, &obituary_request),
+              "MPI_Irecv");
   }
 
   void collect_obituaries() {
@@ -123,8 +148,8 @@ struct MpiCore {
     for (int peer = 0; peer < static_cast<int>(names->size()); ++peer) {
       if (peer == rank) continue;
       MpiMessages messages{.tensor = text, .is_send = true, .requests = {MPI_REQUEST_NULL}};
-      MPI_Isend(text.const_data_ptr(), kObituarySize, MPI_BYTE, peer, kObituaryTag, communicator,
-                messages.requests.data());
+      MPI_Isend(text.const_data_ptr(), kObituarySize, MPI_BYTE, peer, runtime->obituary_tag(),
+                communicator, messages.requests.data());
       runtime->abandon(std::move(messages));
     }
   }
@@ -133,16 +158,15 @@ struct MpiCore {
   void close(const std::string& reason) {
     if (!departure.set(reason)) return;
     runtime->mark_failed();
-    const std::lock_guard lock(runtime->mutex());
-    send_obituary(reason);
+    if (const auto lock = runtime->enter()) send_obituary(reason);
   }
 };
 
 namespace {
 
-MpiMessages start_messages(const MpiCore& core, const at::Tensor& tensor, bool is_send, int peer,
-                           Tag user_tag) {
-  MpiMessages messages{.tensor = tensor, .is_send = is_send, .requests = {}};
+void start(MpiMessages& messages, const MpiCore& core, int peer, Tag user_tag) try {
+  const at::Tensor& tensor = messages.tensor;
+  const bool is_send = messages.is_send;
   const auto num_bytes = static_cast<int64_t>(tensor.nbytes());
   auto* bytes =
       static_cast<char*>(const_cast<void*>(tensor.const_data_ptr()));  // only read where it is sent
@@ -156,7 +180,10 @@ MpiMessages start_messages(const MpiCore& core, const at::Tensor& tensor, bool i
         is_send ? "MPI_Isend" : "MPI_Irecv");
     messages.requests.push_back(request);
   }
-  return messages;
+} catch (const CommError& error) {
+  core.runtime->abandon(std::move(messages));  // those that have begun
+  throw CommError("{} could not be reached ({})", (*core.names)[static_cast<size_t>(peer)],
+                  error.what());
 }
 
 class MpiTransfer : public Work::Transfer {
@@ -165,9 +192,7 @@ class MpiTransfer : public Work::Transfer {
       : core_(std::move(core)), complaint_(std::move(complaint)), messages_(std::move(messages)) {}
 
   ~MpiTransfer() override {
-    if (is_over_) return;
-    const std::lock_guard lock(core_->runtime->mutex());
-    core_->runtime->abandon(std::move(messages_));
+    if (!is_over_) abandon();
   }
 
   void wait() override {
@@ -181,14 +206,8 @@ class MpiTransfer : public Work::Transfer {
     const std::lock_guard lock(mutex_);
     if (is_over_) return true;
     if (!waiting_since_) waiting_since_ = Clock::now();
-    std::string event;
-    {
-      const std::lock_guard runtime_lock(core_->runtime->mutex());
-      core_->collect_obituaries();
-      event = test();  // after it: what a rank sent before it gave up still counts
-    }
+    std::string event = look();
     if (is_over_) return true;
-    if (event.empty()) event = departure();
     if (event.empty() && Clock::now() - *waiting_since_ >= complaint_.deadline())
       event = "did not answer";
     if (!event.empty()) fail(event);
@@ -196,7 +215,24 @@ class MpiTransfer : public Work::Transfer {
   }
 
  private:
-  // With the runtime's mutex held, as the next one. Returns what went wrong, or "".
+  // Returns what went wrong, or "".
+  std::string look() {
+    const auto lock = core_->runtime->enter();
+    if (!lock) return "had not answered when MPI itself came to a halt";
+    core_->collect_obituaries();
+    const std::string event = test();  // after it: what a rank sent before it gave up still counts
+    return is_over_ || !event.empty() ? event : departure();
+  }
+
+  void abandon() {
+    if (const auto lock = core_->runtime->enter()) {
+      core_->runtime->abandon(std::move(messages_));
+    } else {
+      new MpiMessages(std::move(messages_));  // for ever: MPI may still use the tensor
+    }
+  }
+
+  // With the runtime's lock, as the next one. Returns what went wrong, or "".
   std::string test() {
     std::vector<MPI_Status> statuses(messages_.requests.size());
     int are_done = 0;
@@ -229,7 +265,6 @@ class MpiTransfer : public Work::Transfer {
     if (const auto reason = core_->departure.reason()) {
       return "had not answered when this rank " + *reason;
     }
-    const std::lock_guard lock(core_->runtime->mutex());
     const auto found = core_->departed.find(complaint_.peer);
     return found == core_->departed.end() ? "" : found->second;
   }
@@ -239,14 +274,13 @@ class MpiTransfer : public Work::Transfer {
     error_ = std::make_exception_ptr(error);
     core_->close(fmt::format("gave up ({})", error.what()));
     is_over_ = true;
-    const std::lock_guard lock(core_->runtime->mutex());
-    core_->runtime->abandon(std::move(messages_));
+    abandon();
   }
 
   const std::shared_ptr<MpiCore> core_;
   const Complaint complaint_;
   std::mutex mutex_;
-  MpiMessages messages_;                            // guarded by mutex_ and the runtime's
+  MpiMessages messages_;                            // guarded by mutex_ and the runtime's lock
   std::optional<Clock::time_point> waiting_since_;  // guarded by mutex_
   bool is_over_ = false;                            // guarded by mutex_
   std::exception_ptr error_;  // guarded by mutex_, not written any more when is_over_
@@ -263,14 +297,19 @@ MpiGroup::MpiGroup(std::string name, std::shared_ptr<MpiRuntime> runtime, MPI_Co
   core_->names = std::make_shared<const std::vector<std::string>>(std::move(names));
   core_->rank = rank;
   core_->obituary = at::empty({static_cast<int64_t>(kObituarySize)}, at::kByte);
-  const std::lock_guard lock(core_->runtime->mutex());
+  const auto lock = core_->runtime->enter();
+  if (!lock) throw CommError("the group \"{}\" cannot be made: MPI came to a halt", this->name());
   MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
   core_->expect_obituary();
 }
 
 MpiGroup::~MpiGroup() {
   const bool is_first_reason = core_->departure.set("left the group");
-  const std::lock_guard lock(core_->runtime->mutex());
+  const auto lock = core_->runtime->enter();
+  if (!lock) {
+    new at::Tensor(core_->obituary);  // for ever, as MPI may still use it
+    return;
+  }
   if (is_first_reason) core_->send_obituary("left the group");
   // The communicator is left to MPI_Finalize: freeing it would have to wait for all of its ranks.
   core_->runtime->abandon(
@@ -294,10 +333,12 @@ Work MpiGroup::do_recv(at::Tensor tensor, int peer, const CallOptions& options) 
 
 Work MpiGroup::post(const at::Tensor& tensor, int peer, bool is_send, const CallOptions& options) {
   core_->departure.throw_if_set((*core_->names)[static_cast<size_t>(rank())]);
-  MpiMessages messages;
-  {
-    const std::lock_guard lock(core_->runtime->mutex());
-    messages = start_messages(*core_, tensor, is_send, peer, options.tag);
+  MpiMessages messages{.tensor = tensor, .is_send = is_send, .requests = {}};
+  if (const auto lock = core_->runtime->enter()) {
+    start(messages, *core_, peer, options.tag);
+  } else {
+    throw CommError("{} can send and receive no more: MPI came to a halt",
+                    (*core_->names)[static_cast<size_t>(rank())]);
   }
   return Work(std::make_shared<MpiTransfer>(
       core_, std::move(messages),

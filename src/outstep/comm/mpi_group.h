@@ -21,7 +21,7 @@ struct MpiMessages {
   std::vector<MPI_Request> requests;
 };
 
-// MPI from its start to its end. All calls are made one at a time under mutex(), so any build of
+// MPI from its start to its end. All calls are made one at a time, after enter(), so any build of
 // MPI will do.
 class MpiRuntime {
  public:
@@ -31,17 +31,25 @@ class MpiRuntime {
   // clears up.
   ~MpiRuntime();
 
-  std::mutex& mutex() { return mutex_; }
+  // The right to call MPI. Not owned where a call of another thread never came back: then MPI is
+  // not to be called any more, and what it may still use is to be left alone.
+  using Lock = std::unique_lock<std::timed_mutex>;
+  Lock enter();
+  // From now on MPI_Finalize, which waits for all ranks, is not called.
   void mark_failed() { has_failed_ = true; }
-  // With the mutex held: takes over what nobody waits for any more, as MPI may still use the
-  // tensor.
+  // A call did not come back by its deadline.
+  void mark_stuck() { has_failed_ = is_stuck_ = true; }
+  int obituary_tag() const { return obituary_tag_; }
+  // With the lock: takes over what nobody waits for any more, as MPI may still use the tensor.
   void abandon(MpiMessages messages);
 
  private:
   bool abandoned_are_over();
 
-  std::mutex mutex_;
+  std::timed_mutex mutex_;
   std::atomic<bool> has_failed_{false};
+  std::atomic<bool> is_stuck_{false};
+  int obituary_tag_ = 0;                // above all others
   std::vector<MpiMessages> abandoned_;  // guarded by mutex_
 };
 

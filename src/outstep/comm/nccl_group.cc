@@ -17,11 +17,12 @@ namespace {
 using c10d::ProcessGroupNCCL;
 using NcclWork = c10::intrusive_ptr<c10d::Work>;
 
-// Waits with the call's deadline; what NCCL reports about a peer is told as a CommError.
-void wait_for(const NcclWork& work, const Complaint& complaint, Group& cpu_group) {
+// Posts and waits with the call's deadline; what NCCL reports is told as a CommError.
+template <typename Post>
+void run_bounded(const Post& post, const Complaint& complaint, Group& cpu_group) {
   const auto begun = Clock::now();
   try {
-    work->wait(complaint.deadline());
+    post()->wait(complaint.deadline());
   } catch (const std::exception& error) {
     const std::string text = error.what();
     cpu_group.abort();
@@ -29,11 +30,18 @@ void wait_for(const NcclWork& work, const Complaint& complaint, Group& cpu_group
   }
 }
 
+void require_exact(Wire wire) {
+  if (wire == Wire::exact) return;
+  throw ConfigError("sync.wire = \"bf16\" is not there for comm.backend = \"nccl\"; use \"fp32\"");
+}
+
 class NcclTransfer : public Work::Transfer {
  public:
   NcclTransfer(NcclWork work, Complaint complaint, Group& cpu_group)
       : work_(std::move(work)), complaint_(std::move(complaint)), cpu_group_(cpu_group) {}
-  void wait() override { wait_for(work_, complaint_, cpu_group_); }
+  void wait() override {
+    run_bounded([&] { return work_; }, complaint_, cpu_group_);
+  }
   bool is_done() override { return work_->isCompleted(); }
 
  private:
@@ -49,6 +57,8 @@ class NcclGroup : public WrappedGroup {
     std::vector<std::string> names;
     for (int rank = 0; rank < size(); ++rank) names.push_back(describe(rank));
     names_ = std::make_shared<const std::vector<std::string>>(std::move(names));
+    group_name_ = std::make_shared<const std::vector<std::string>>(
+        1, "a rank of the group \"" + name() + "\"");
   }
   ~NcclGroup() override { backend_->shutdown(); }
 
@@ -64,8 +74,10 @@ class NcclGroup : public WrappedGroup {
 
   void all_reduce(at::Tensor tensor, CallOptions options, Wire wire) override {
     if (!tensor.is_cuda()) return on_cpu([&] { inner().all_reduce(tensor, options, wire); });
+    require_exact(wire);
     std::vector<at::Tensor> tensors = {tensor};
-    finish(backend_->allreduce(tensors), "all_reduce", options, 2 * tensor.nbytes());
+    finish([&] { return backend_->allreduce(tensors); }, "all_reduce", options,
+           2 * tensor.nbytes());
   }
 
   // NCCL wants shards of one size: where the last ones are short, copies are filled up with zeros.
@@ -73,6 +85,7 @@ class NcclGroup : public WrappedGroup {
                       CallOptions options, Wire wire) override {
     if (!input.is_cuda())
       return on_cpu([&] { inner().reduce_scatter(input, output, shards, options, wire); });
+    require_exact(wire);
     const int64_t length = shards.length();
     at::Tensor whole = input.detach().view({-1});
     at::Tensor shard = output.detach().view({-1});
@@ -81,7 +94,8 @@ class NcclGroup : public WrappedGroup {
       whole = at::constant_pad_nd(whole, {0, length * shards.count - shards.total});
       shard = at::empty({length}, whole.options());
     }
-    finish(backend_->_reduce_scatter_base(shard, whole), "reduce_scatter", options, input.nbytes());
+    finish([&] { return backend_->_reduce_scatter_base(shard, whole); }, "reduce_scatter", options,
+           input.nbytes());
     if (!is_even) output.detach().view({-1}).copy_(shard.narrow(0, 0, output.numel()));
   }
 
@@ -89,6 +103,7 @@ class NcclGroup : public WrappedGroup {
                   CallOptions options, Wire wire) override {
     if (!output.is_cuda())
       return on_cpu([&] { inner().all_gather(input, output, shards, options, wire); });
+    require_exact(wire);
     const int64_t length = shards.length();
     at::Tensor shard = input.detach().view({-1});
     at::Tensor whole = output.detach().view({-1});
@@ -97,7 +112,8 @@ class NcclGroup : public WrappedGroup {
       shard = at::constant_pad_nd(shard, {0, length - shard.numel()});
       whole = at::empty({length * shards.count}, shard.options());
     }
-    finish(backend_->_allgather_base(whole, shard), "all_gather", options, output.nbytes());
+    finish([&] { return backend_->_allgather_base(whole, shard); }, "all_gather", options,
+           output.nbytes());
     if (!is_even) output.detach().view({-1}).copy_(whole.narrow(0, 0, output.numel()));
   }
 
@@ -105,8 +121,8 @@ class NcclGroup : public WrappedGroup {
     if (!input.is_cuda()) return on_cpu([&] { inner().all_to_all(input, output, options); });
     std::vector<int64_t> equal_splits;  // empty: equal
     at::Tensor from = input.detach(), to = output.detach();
-    finish(backend_->alltoall_base(to, from, equal_splits, equal_splits), "all_to_all", options,
-           input.nbytes());
+    finish([&] { return backend_->alltoall_base(to, from, equal_splits, equal_splits); },
+           "all_to_all", options, input.nbytes());
   }
 
   void broadcast(at::Tensor tensor, int root, CallOptions options) override {
@@ -114,7 +130,7 @@ class NcclGroup : public WrappedGroup {
     std::vector<at::Tensor> tensors = {tensor.detach()};
     c10d::BroadcastOptions nccl_options;
     nccl_options.rootRank = root;
-    finish(backend_->broadcast(tensors, nccl_options), "broadcast", options,
+    finish([&] { return backend_->broadcast(tensors, nccl_options); }, "broadcast", options,
            root == rank() ? tensor.nbytes() : 0);
   }
 
@@ -150,16 +166,19 @@ class NcclGroup : public WrappedGroup {
     return {.names = names_, .peer = peer, .options = options};
   }
 
-  // traffic: what the collective moves if all of it were sent; a rank sends (N-1)/N of it.
-  void finish(const NcclWork& work, const char* operation, CallOptions options, size_t traffic) {
+  // traffic: what the collective moves if all of it were sent; a rank sends (N-1)/N of it. NCCL
+  // does not say which peer a collective failed at: the complaint names the group.
+  template <typename Post>
+  void finish(const Post& post, const char* operation, CallOptions options, size_t traffic) {
     if (!options.deadline) options.deadline = deadline();
     options.operation = operation;
-    wait_for(work, complaint((rank() + 1) % size(), options), inner());
+    run_bounded(post, {.names = group_name_, .peer = 0, .options = options}, inner());
     count_sent(static_cast<int64_t>(traffic) * (size() - 1) / size());
   }
 
   c10::intrusive_ptr<ProcessGroupNCCL> backend_;
   std::shared_ptr<const std::vector<std::string>> names_;
+  std::shared_ptr<const std::vector<std::string>> group_name_;
 };
 
 }  // namespace

@@ -23,8 +23,7 @@ using Store = c10::intrusive_ptr<c10d::Store>;
 
 constexpr int kTorchWarnings = 1, kTorchFatal = 3;  // torch's levels of logging
 
-// The part of a c10d message that says what happened: its first line, without the place in its
-// source.
+// The part of a c10d message that says what happened: its first line.
 std::string first_line(const std::exception& error) {
   const std::string text = error.what();
   return text.substr(0, text.find('\n'));

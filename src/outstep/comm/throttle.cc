@@ -18,7 +18,7 @@ std::optional<std::chrono::microseconds> parse_latency(const std::string& text) 
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const std::string unit(end, text.data() + text.size());
   const double microseconds = unit == "us" ? 1 : unit == "ms" ? 1e3 : unit == "s" ? 1e6 : -1;
-  if (error != std::errc() || microseconds < 0 || value < 0 || value * microseconds > 1e9)
+  if (error != std::errc() || microseconds < 0 || !(value >= 0 && value * microseconds <= 1e9))
     return std::nullopt;
   return std::chrono::microseconds(static_cast<int64_t>(value * microseconds));
 }
@@ -81,6 +81,13 @@ struct Throttled::State {
   std::mutex mutex;
   std::condition_variable changed;
   Group* inner = nullptr;  // guarded by mutex; null when the group is gone or aborted
+
+  // With the mutex held. What is still on the simulated link never arrives.
+  void abort() {
+    if (inner != nullptr) inner->abort();
+    inner = nullptr;
+    changed.notify_all();
+  }
 };
 
 Throttled::Throttled(std::unique_ptr<Group> inner, std::shared_ptr<Link> link)
@@ -95,10 +102,9 @@ Throttled::~Throttled() {
 }
 
 void Throttled::abort() noexcept {
-  inner().abort();
+  inner().abort();  // first, as a send of the link's thread holds the mutex
   const std::lock_guard lock(state_->mutex);
-  state_->inner = nullptr;
-  state_->changed.notify_all();
+  state_->abort();
 }
 
 Work Throttled::do_send(const at::Tensor& tensor, int peer, const CallOptions& options) {
@@ -113,7 +119,7 @@ Work Throttled::do_send(const at::Tensor& tensor, int peer, const CallOptions& o
       if (state_->inner == nullptr) return;
       try {
         work_ = state_->inner->send(message, to, call_);
-      } catch (const CommError&) {
+      } catch (const std::exception&) {
         error_ = std::current_exception();
       }
       has_arrived_ = true;
@@ -128,6 +134,7 @@ Work Throttled::do_send(const at::Tensor& tensor, int peer, const CallOptions& o
             lock, *call_.deadline, [&] { return has_arrived_ || state_->inner == nullptr; });
         if (error_) std::rethrow_exception(error_);
         if (!has_arrived_) {
+          state_->abort();
           throw CommError(
               "{} had not been sent the message of {} when {}, {:.2f} s of {}", name_,
               describe_call(call_),

@@ -13,11 +13,18 @@ Waiters::~Waiters() {
   threads_.clear();
 }
 
-void Waiters::run(std::function<void()> job) {
+bool Waiters::run(std::function<void()> job) {
   const std::lock_guard lock(mutex_);
+  if (jobs_.size() >= num_idle_) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      return false;
+    }
+  }
   jobs_.push_back(std::move(job));
-  if (jobs_.size() > num_idle_) threads_.emplace_back([this] { work(); });
   changed_.notify_one();
+  return true;
 }
 
 void Waiters::work() {

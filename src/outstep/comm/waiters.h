@@ -19,7 +19,8 @@ class Waiters {
   Waiters(const Waiters&) = delete;
   Waiters& operator=(const Waiters&) = delete;
 
-  void run(std::function<void()> job);
+  // False where the system gives no more threads: the job is then the caller's.
+  [[nodiscard]] bool run(std::function<void()> job);
 
  private:
   void work();

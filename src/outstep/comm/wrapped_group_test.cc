@@ -42,8 +42,8 @@ TEST(Link, ReadsRateAndLatency) {
   EXPECT_EQ(parse_link("200mbit").latency, 0ms);
   EXPECT_EQ(parse_link("1gbit,5ms").latency, 5ms);
   EXPECT_EQ(parse_link("1gbit,0.5ms").latency, std::chrono::microseconds(500));
-  for (const char* broken :
-       {"", "fast", "200mbit,", "200mbit,5", "200mbit,-1ms", "200mbit,5ms,1", "0mbit"}) {
+  for (const char* broken : {"", "fast", "200mbit,", "200mbit,5", "200mbit,-1ms", "200mbit,5ms,1",
+                             "200mbit,nanms", "0mbit"}) {
     EXPECT_THROW(parse_link(broken), ConfigError) << broken;
   }
 }
@@ -92,6 +92,14 @@ TEST(Throttled, AbortWakesWhatIsStillCrossing) {
   EXPECT_THAT(message_of([&] { send.wait(); }), HasSubstr("when this rank aborted the group"));
 }
 
+TEST(Throttled, ADeadlineThatPassesEndsTheGroup) {
+  auto inner = local_groups("pair", 2);
+  Throttled group(std::move(inner[0]), std::make_shared<Link>(LinkSpeed{.bits_per_second = 1}));
+  Work work = group.send(at::ones({1}), 1, {.deadline = 1ms});
+  EXPECT_THAT(message_of([&] { work.wait(); }), HasSubstr("time was up on the simulated link"));
+  EXPECT_THAT(message_of([&] { group.recv(at::ones({1}), 1).wait(); }), HasSubstr("aborted"));
+}
+
 TEST(Throttled, ADeadlineHoldsOnTheSimulatedLinkToo) {
   auto groups = local_groups("pair", 2);
   Throttled slow(std::move(groups[0]), std::make_shared<Link>(parse_link("1kbit")));
@@ -126,6 +134,14 @@ TEST(Faulty, AHangEndsAtTheDeadline) {
   EXPECT_THAT(
       message_of([&] { work.wait(); }),
       MatchesRegex(R"(rank 1 \(thread\) did not answer during recv, tag 0, [0-9.]+ s of 10 ms)"));
+}
+
+TEST(Faulty, AHangEndsForThoseWhoAskToo) {
+  auto inner = local_groups("pair", 2);
+  Faulty group(std::move(inner[0]), {.kind = Fault::Kind::hang});
+  Work work = group.recv(at::zeros({1}), 1, {.deadline = 1ms});
+  while (!work.is_done()) std::this_thread::yield();
+  EXPECT_THAT(message_of([&] { work.wait(); }), HasSubstr("did not answer"));
 }
 
 TEST(Faulty, ADelayOrACallChangesNothingElse) {

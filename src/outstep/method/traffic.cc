@@ -3,11 +3,6 @@
 #include "outstep/comm/collectives.h"
 
 namespace outstep::method {
-namespace {
-
-constexpr int64_t kAllReduceGrain = 16;  // how all_reduce cuts its shards
-
-}  // namespace
 
 comm::Wire read_wire(io::Section& section) {
   const std::string wire = section.text("wire", "fp32", {.choices = {"fp32", "bf16"}});
@@ -26,10 +21,10 @@ int64_t all_gather_bytes(const comm::Shards& shards, int rank, comm::Wire wire) 
 
 int64_t all_reduce_bytes(int64_t size, int rank, int num_ranks, comm::Wire wire) {
   constexpr int64_t kBytesInMemory = sizeof(float);
-  if (num_ranks <= 2 || size * kBytesInMemory <= comm::collectives::Cut{}.direct_bytes) {
+  if (num_ranks <= 2 || comm::collectives::sends_whole(size * kBytesInMemory, num_ranks)) {
     return (num_ranks - 1) * size * wire_bytes_per_element(wire);
   }
-  const comm::Shards shards{.total = size, .count = num_ranks, .grain = kAllReduceGrain};
+  const comm::Shards shards{.total = size, .count = num_ranks, .grain = comm::collectives::kShardGrain};
   return reduce_scatter_bytes(shards, rank, wire) + all_gather_bytes(shards, rank, wire);
 }
 
