@@ -93,6 +93,17 @@ as_root() {
   if ((EUID == 0)); then "$@"; else sudo -n "$@"; fi
 }
 
+# What waits for dpkg's lock does not wait for that of the package lists, which another apt-get or a daily timer may hold.
+apt_update() {
+  local end=$((SECONDS + 300)) waiting=''
+  until logged apt.log as_root env LC_ALL=C apt-get -o DPkg::Lock::Timeout=300 update; do
+    if ((SECONDS >= end)) || ! grep -qE 'Could not get lock|Unable to lock' "$logs/apt.log"; then return 1; fi
+    [[ -n $waiting ]] || say "  waiting for another apt-get, at most 5 min"
+    waiting=yes
+    sleep 5
+  done
+}
+
 apt_install() { # takes up again what an interrupted dpkg left behind
   local install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@")
   as_root env DEBIAN_FRONTEND=noninteractive "${install[@]}" && return
@@ -115,8 +126,7 @@ need_packages() {
   fi
   say "Debian packages, ${#missing[@]} missing: ${missing[*]}"
   # A list that cannot be refreshed (no network) may still do.
-  logged apt.log as_root apt-get -o DPkg::Lock::Timeout=300 update ||
-    say "  apt-get update failed; trying with the package lists that are there"
+  apt_update || say "  apt-get update failed; trying with the package lists that are there"
   if ! logged apt.log apt_install "${missing[@]}"; then
     show_log apt.log
     give_up 2 "apt-get could not install these packages (all it said: build/logs/apt.log). By hand:" "  $by_hand"
@@ -153,9 +163,7 @@ need_tools() { # need_tools PRESET
     tools+=(g++)
   elif ! command -v clang++-19 >/dev/null; then
     # The lists of a new machine are empty: what it could install is known only after an update.
-    if ! has_package clang-19 && can_install; then
-      logged apt.log as_root apt-get -o DPkg::Lock::Timeout=300 update || true
-    fi
+    if ! has_package clang-19 && can_install; then apt_update || true; fi
     choose_compiler
     if has_package clang-19; then
       tools+=(clang-19 libclang-rt-19-dev)
@@ -188,8 +196,8 @@ need_torch() {
         "Name a folder that holds include/ and lib/, or unset OUTSTEP_TORCH to have torch set up in .venv."
     return
   fi
-  # .venv/requirements.done is a copy of the requirements that were installed to the end; .venv/unfinished marks an
-  # installation that was not.
+  # .venv/requirements.done is a copy of the requirements that were installed to the end; .venv/unfinished marks a .venv
+  # that was made here, where nobody else's work is lost with it, and whose first installation has not ended.
   cmp -s "$root/requirements.txt" "$venv/requirements.done" && [[ -e $(torch_folder)/include/ATen/ATen.h ]] && return
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     give_up 2 "python3 of at least 3.10 is needed to install torch; this is $(python3 --version 2>&1)."
@@ -197,21 +205,26 @@ need_torch() {
     say "an earlier set-up of .venv was interrupted; starting it again"
     rm -rf "$venv"
   fi
-  say "$(grep -E '^torch' "$root/requirements.txt") into .venv with pip (about 1 GB)"
-  mkdir -p "$venv"
-  touch "$venv/unfinished"
-  if [[ ! -x $venv/bin/python ]] && ! logged venv.log python3 -m venv "$venv"; then
-    show_log venv.log
-    give_up 2 "python3 -m venv failed (all it said: build/logs/venv.log)"
+  say "$(grep -E '^torch' "$root/requirements.txt") into .venv with pip: about 1 GB, or several where its index has a CUDA"
+  say "  build, as PyPI has; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets the small one"
+  if [[ ! -x $venv/bin/python ]]; then
+    [[ -e $venv ]] || { mkdir "$venv" && touch "$venv/unfinished"; }
+    if ! logged venv.log python3 -m venv "$venv"; then
+      show_log venv.log
+      give_up 2 "python3 -m venv failed (all it said: build/logs/venv.log)"
+    fi
   fi
-  if ! logged pip.log "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
-    -r "$root/requirements.txt"; then
+  local status=0
+  logged pip.log "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
+    -r "$root/requirements.txt" || status=$?
+  if ((status)); then
     show_log pip.log
+    ((status > 128)) || rm -f "$venv/unfinished" # unless killed, pip has cleaned up after itself
     give_up 2 "pip could not install requirements.txt into .venv (all it said: build/logs/pip.log)." \
       "Without a network, point OUTSTEP_TORCH at a LibTorch of that version."
   fi
   cp "$root/requirements.txt" "$venv/requirements.done"
-  rm "$venv/unfinished"
+  rm -f "$venv/unfinished"
 }
 
 # ---- Build -----------------------------------------------------------------------------------------------------

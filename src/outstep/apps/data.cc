@@ -8,11 +8,14 @@
 #include "outstep/base/text.h"
 #include "outstep/data/catalogue.h"
 #include "outstep/data/fetch.h"
+#include "outstep/data/places.h"
 
 #include <nlohmann/json.hpp>
 
 namespace outstep::apps {
 namespace {
+
+namespace fs = std::filesystem;
 
 struct Flags {
   std::string name;
@@ -20,21 +23,12 @@ struct Flags {
   std::string to;
 };
 
-// Where a set would lie for this user: OUTSTEP_DATA, else data/ of the present folder.
-std::filesystem::path data_root(const std::string& wanted) {
-  if (!wanted.empty()) return wanted;
+std::string where_it_is(const data::CatalogueEntry& entry) {
   const train::Places places = places_of_machine();
-  return places.data_root.empty() ? std::filesystem::path("data") : places.data_root;
-}
-
-const char* where_it_is(const data::CatalogueEntry& entry) {
-  const train::Places places = places_of_machine();
-  std::error_code error;
-  if (!places.data_root.empty() &&
-      std::filesystem::is_directory(places.data_root / entry.folder, error)) {
-    return "in OUTSTEP_DATA";
+  if (data::holds_data(places.data_root / entry.folder)) {
+    return "in " + places.data_root.string();
   }
-  if (std::filesystem::is_directory(places.shipped_data / entry.folder, error)) return "shipped";
+  if (data::holds_data(places.shipped_data / entry.folder)) return "shipped";
   return entry.has_address() ? "to be fetched" : "with --from only";
 }
 
@@ -73,7 +67,7 @@ int get(const Flags& flags, const Invocation& invocation) {
   const StopSignals signals;
   std::string last_file;
   const data::FetchReport report = data::fetch(
-      entry, {.data_root = data_root(flags.to),
+      entry, {.data_root = flags.to.empty() ? places_of_machine().data_root : fs::path(flags.to),
               .from = flags.from,
               .on_progress = [&](const data::FetchProgress& p) { show(screen, p, last_file); },
               .stop = &signals.stop()});

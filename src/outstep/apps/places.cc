@@ -36,7 +36,9 @@ std::vector<std::string> shipped_recipes() {
 }  // namespace
 
 train::Places places_of_machine() {
-  return {.data_root = comm::environment_variable("OUTSTEP_DATA").value_or(""),
+  // Without the variable, data/ of the present folder: there `outstep data get` puts it, too.
+  const auto data = comm::environment_variable("OUTSTEP_DATA");
+  return {.data_root = data && !data->empty() ? *data : "data",
           .shipped_data = share_dir() / "data",
           .cache = cache_folder()};
 }

@@ -5,13 +5,15 @@
 #include <c10/core/impl/alloc_cpu.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <fstream>
+#include <limits>
+#include <map>
 #include <mutex>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 #if defined(__has_include) && __has_include(<sanitizer/asan_interface.h>)
 #include <sanitizer/asan_interface.h>
@@ -58,19 +60,9 @@ class KeepingAllocator final : public c10::Allocator {
     default_copy_data(to, from, count);
   }
 
-  int64_t release() {
+  int64_t kept_bytes() {
     std::lock_guard lock(mutex_);
-    int64_t released = 0;
-    for (auto& [size, blocks] : kept_) {
-      for (void* block : blocks) {
-        released += static_cast<int64_t>(size);
-        allow(block, size);
-        c10::free_cpu(block);
-      }
-    }
-    kept_.clear();
-    kept_bytes_ = 0;
-    return released;
+    return kept_bytes_;
   }
 
   std::atomic<int64_t> live{0};
@@ -83,6 +75,10 @@ class KeepingAllocator final : public c10::Allocator {
     size_t requested;
     size_t size;
   };
+  struct Kept {
+    void* data;
+    int64_t num_bytes;  // last asked for in it
+  };
 
   void* take(size_t num_bytes) {
     if (num_bytes < kSmallestKept) {
@@ -93,6 +89,7 @@ class KeepingAllocator final : public c10::Allocator {
     const Block block{num_bytes, size_class(num_bytes)};
     void* data = reuse(block);
     if (!data) {
+      make_room(static_cast<int64_t>(num_bytes));
       data = allocate_new(block.size);
       std::lock_guard lock(mutex_);
       blocks_[data] = block;
@@ -106,19 +103,52 @@ class KeepingAllocator final : public c10::Allocator {
     try {
       return c10::alloc_cpu(num_bytes);
     } catch (const c10::Error&) {
-      if (release() == 0) throw;
+      if (!release_all()) throw;
       return c10::alloc_cpu(num_bytes);
     }
+  }
+
+  // Before a new block: gives back as much of what is kept as would take live and kept bytes beyond
+  // the peak, be it the one so far or the one that this block makes.
+  void make_room(int64_t num_bytes) {
+    std::lock_guard lock(mutex_);
+    const int64_t soon_live = live + num_bytes;
+    release(soon_live + kept_bytes_ - std::max(peak.load(), soon_live));
+  }
+
+  bool release_all() {  // false if nothing was kept
+    std::lock_guard lock(mutex_);
+    const bool was_kept = !kept_.empty();
+    release(std::numeric_limits<int64_t>::max());
+    return was_kept;
+  }
+
+  // Gives kept blocks of this many bytes, or all there are, back to the system. The block that fits
+  // best goes first: to free more than is needed is to page it in again soon. With mutex_ held.
+  void release(int64_t num_bytes) {
+    while (num_bytes > 0 && !kept_.empty()) {
+      auto block = kept_.lower_bound(static_cast<size_t>(num_bytes));
+      if (block == kept_.end()) --block;
+      num_bytes -= block->second.num_bytes;
+      allow(block->second.data, block->first);
+      c10::free_cpu(take_out(block));
+    }
+  }
+
+  // Takes a block out of those that are kept. With mutex_ held.
+  void* take_out(std::multimap<size_t, Kept>::iterator block) {
+    void* data = block->second.data;
+    kept_bytes_ -= block->second.num_bytes;
+    kept_.erase(block);
+    return data;
   }
 
   // A kept block of this size, now live; null if there is none.
   void* reuse(const Block& block) {
     std::lock_guard lock(mutex_);
-    auto found = kept_.find(block.size);
-    if (found == kept_.end() || found->second.empty()) return nullptr;
-    void* data = found->second.back();
-    found->second.pop_back();
-    kept_bytes_ -= static_cast<int64_t>(block.size);
+    auto after = kept_.upper_bound(block.size);  // the last kept is the likeliest to be in a cache
+    if (after == kept_.begin() || (--after)->first != block.size) return nullptr;
+    void* data = take_out(after);
     blocks_[data] = block;
     allow(data, block.size);
     return data;
@@ -136,8 +166,8 @@ class KeepingAllocator final : public c10::Allocator {
   bool give_back_kept_kind(void* data);
 
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> kept_;  // by size class; guarded by mutex_
-  int64_t kept_bytes_ = 0;                               // guarded by mutex_
+  std::multimap<size_t, Kept> kept_;         // by size class; guarded by mutex_
+  int64_t kept_bytes_ = 0;                   // guarded by mutex_
   std::unordered_map<void*, Block> blocks_;  // live, of the kept kind; guarded by mutex_
 };
 
@@ -164,13 +194,12 @@ bool KeepingAllocator::give_back_kept_kind(void* data) {
     if (found == blocks_.end()) return false;
     const Block block = found->second;
     blocks_.erase(found);
-    live.fetch_sub(static_cast<int64_t>(block.requested));
-    // What is kept never exceeds what was once live: blocks of shapes that do not come back cannot
-    // pile up.
-    if (kept_bytes_ + static_cast<int64_t>(block.size) <= peak) {
+    const auto num_bytes = static_cast<int64_t>(block.requested);
+    live.fetch_sub(num_bytes);
+    if (live + kept_bytes_ + num_bytes <= peak) {
       forbid(data, block.size);
-      kept_[block.size].push_back(data);
-      kept_bytes_ += static_cast<int64_t>(block.size);
+      kept_.emplace(block.size, Kept{data, num_bytes});
+      kept_bytes_ += num_bytes;
       return true;
     }
   }
@@ -193,12 +222,11 @@ std::atomic<bool> installed{false};
 void install() {
   if (!installed.exchange(true)) c10::SetCPUAllocator(&allocator(), /*priority=*/1);
 }
-bool is_installed() { return installed; }
 
 int64_t live_bytes() { return allocator().live; }
 int64_t peak_bytes() { return allocator().peak; }
 void reset_peak() { allocator().peak = allocator().live.load(); }
-int64_t release_kept() { return allocator().release(); }
+int64_t kept_bytes() { return allocator().kept_bytes(); }
 
 int64_t rss_bytes() { return from_proc_status("VmRSS:"); }
 int64_t peak_rss_bytes() { return from_proc_status("VmHWM:"); }

@@ -14,21 +14,20 @@
 // them.
 //
 // glibc gives large blocks back to the system and pages them in again; keeping them makes training
-// faster. What is kept but not live is not counted, and never grows beyond peak_bytes(). Scratch of
-// oneDNN, MKL and Gloo is not seen: report rss_bytes() beside it. Thread safe.
+// faster. What is kept is not live and not counted, and costs no memory at the peak: live and kept
+// bytes together never grow beyond peak_bytes() (give or take the rounding of block sizes, an
+// eighth). Scratch of oneDNN, MKL and Gloo is not seen: report rss_bytes() beside it. Thread safe.
 
 namespace outstep::memory {
 
 // Makes every later CPU tensor of the process counted. Calling it again does nothing.
 void install();
-bool is_installed();
 
 int64_t live_bytes();
 int64_t peak_bytes();  // highest live_bytes() since the start or reset_peak()
 void reset_peak();
 
-// Gives the blocks kept for reuse back to the system; returns how many bytes these were.
-int64_t release_kept();
+int64_t kept_bytes();  // in freed blocks kept for reuse, by what was last asked for in them
 
 // Resident memory of the process, now and at its highest, as the kernel counts it. 0 where /proc is
 // not there.

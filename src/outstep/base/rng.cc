@@ -1,8 +1,6 @@
 #include "outstep/base/rng.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
 #include "outstep/base/errors.h"
 #include "outstep/base/parallel.h"
@@ -113,18 +111,6 @@ uint64_t CounterRng::below(uint64_t bound) {
 }
 
 double CounterRng::uniform() { return static_cast<double>(next_u64() >> 11) * 0x1p-53; }
-
-double CounterRng::normal() {
-  if (has_spare_normal_) {
-    has_spare_normal_ = false;
-    return spare_normal_;
-  }
-  const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
-  const double angle = 2.0 * std::numbers::pi * uniform();
-  spare_normal_ = radius * std::sin(angle);
-  has_spare_normal_ = true;
-  return radius * std::cos(angle);
-}
 
 void fill_normal(at::Tensor tensor, double mean, double deviation, RngKey key) {
   fill(tensor,

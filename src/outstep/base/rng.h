@@ -41,7 +41,6 @@ class CounterRng {
   // Uniform in [0, bound), without bias. bound must be positive.
   uint64_t below(uint64_t bound);
   double uniform();  // [0, 1), 53 bits
-  double normal();   // mean 0, variance 1 (Box-Muller)
 
  private:
   void refill();
@@ -50,8 +49,6 @@ class CounterRng {
   std::array<uint32_t, 4> counter_;
   std::array<uint32_t, 4> block_{};
   int used_ = 4;
-  double spare_normal_ = 0;
-  bool has_spare_normal_ = false;
 };
 
 // One Philox4x32-10 block, the definition of everything above.

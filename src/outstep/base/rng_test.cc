@@ -47,9 +47,9 @@ TEST(CounterRng, BelowIsUniform) {
   for (const int count : counts) EXPECT_NEAR(count, 10000, 5 * 91);  // five standard deviations
 }
 
-TEST(CounterRng, UniformAndNormalHaveTheirMoments) {
+TEST(CounterRng, UniformHasItsMoments) {
   CounterRng rng({.seed = 2});
-  double sum = 0, squares = 0, normal_sum = 0, normal_squares = 0;
+  double sum = 0, squares = 0;
   constexpr int kCount = 100000;
   for (int i = 0; i < kCount; ++i) {
     const double u = rng.uniform();
@@ -57,14 +57,9 @@ TEST(CounterRng, UniformAndNormalHaveTheirMoments) {
     ASSERT_LT(u, 1);
     sum += u;
     squares += u * u;
-    const double z = rng.normal();
-    normal_sum += z;
-    normal_squares += z * z;
   }
   EXPECT_NEAR(sum / kCount, 0.5, 0.005);
   EXPECT_NEAR(squares / kCount, 1.0 / 3, 0.005);
-  EXPECT_NEAR(normal_sum / kCount, 0, 0.016);
-  EXPECT_NEAR(normal_squares / kCount, 1, 0.023);
 }
 
 TEST(FillNormal, HasItsMomentsAndDependsOnTheKeyOnly) {

@@ -95,6 +95,41 @@ double parse_bits_per_second(const std::string& text) {
   throw ConfigError("\"{}\" is no link rate; write it as 200mbit, 10gbit or 25MB/s", text);
 }
 
+size_t character_length(std::string_view text, size_t at) {
+  const auto byte_at = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte_at(at);
+  if (lead < 0x80) return 1;
+  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if (lead < 0xC2 || lead > 0xF4 || length > text.size() - at) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte_at(at + i) & 0xC0) != 0x80) return 0;
+  }
+  const unsigned char second = byte_at(at + 1);
+  const bool is_overlong = (lead == 0xE0 && second < 0xA0) || (lead == 0xF0 && second < 0x90);
+  const bool is_surrogate = lead == 0xED && second > 0x9F;
+  const bool is_too_large = lead == 0xF4 && second > 0x8F;
+  return is_overlong || is_surrogate || is_too_large ? 0 : length;
+}
+
+std::string shown(std::string_view text) {
+  constexpr size_t kMostShown = 80;
+  std::string out = "\"";
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = character_length(text, i);
+    if (i + length > kMostShown) return out + "…\"";
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (length == 0) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else if (byte < 0x20 || byte == 0x7F) {
+      out += fmt::format("\\u{:04x}", byte);
+    } else {
+      out += text.substr(i, length);
+    }
+    i += std::max<size_t>(length, 1);
+  }
+  return out + "\"";
+}
+
 std::string join(const std::vector<std::string>& words, const std::string& separator) {
   std::string all;
   for (const std::string& word : words) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "outstep/base/errors.h"
@@ -45,6 +46,28 @@ TEST(Text, ReadsLinkRates) {
   for (const char* bad : {"", "fast", "-3mbit", "200", "200 parsecs", "infmbit", "nanmbit"}) {
     EXPECT_THROW(parse_bits_per_second(bad), ConfigError) << bad;
   }
+}
+
+TEST(Text, KnowsTheCharactersOfUtf8) {
+  const auto lengths = [](std::string_view text) {
+    std::vector<size_t> found;
+    for (size_t i = 0; i < text.size(); i += std::max<size_t>(found.back(), 1)) {
+      found.push_back(character_length(text, i));
+    }
+    return found;
+  };
+  EXPECT_EQ(lengths("aö€😀"), (std::vector<size_t>{1, 2, 3, 4}));
+  EXPECT_EQ(lengths("\xFFz\xC3"), (std::vector<size_t>{0, 1, 0}));
+  EXPECT_EQ(lengths("\xC0\xAF"), (std::vector<size_t>{0, 0})) << "overlong";
+  EXPECT_EQ(lengths("\xED\xA0\x80"), (std::vector<size_t>{0, 0, 0})) << "a surrogate";
+  EXPECT_EQ(lengths("\xF4\x90\x80\x80"), (std::vector<size_t>{0, 0, 0, 0})) << "beyond Unicode";
+}
+
+TEST(Text, QuotesWhatComesFromOutside) {
+  EXPECT_EQ(shown("naïve"), "\"naïve\"");
+  EXPECT_EQ(shown("\x1b[31m\n\xff"), "\"\\u001b[31m\\u000a\\xff\"");
+  EXPECT_EQ(shown(std::string(80, 'a')), '"' + std::string(80, 'a') + '"');
+  EXPECT_EQ(shown(std::string(79, 'a') + "€"), '"' + std::string(79, 'a') + "…\"");
 }
 
 TEST(Text, Joins) {

@@ -46,13 +46,31 @@ bool bytes_of(const std::string& printable, std::string& bytes) {
   return true;
 }
 
+// Copies and comparisons of nlohmann's values call themselves level by level: a file that nests
+// without end would take the stack.
 json read_json(const fs::path& path) {
+  constexpr int kMaxDepth = 32;  // tokenizers have 6
   const std::string text = io::read_text(path);
+  const auto check_depth = [&](int depth, json::parse_event_t, const json&) {
+    if (depth > kMaxDepth) {
+      throw DataError("{}: its JSON nests more than {} levels deep", path.string(), kMaxDepth);
+    }
+    return true;
+  };
   try {
-    return json::parse(text);
+    return json::parse(text, check_depth);
   } catch (const json::exception& error) {
-    throw DataError("{}: not JSON: {}", path.string(), error.what());
+    std::string reason = error.what();  // "REASON; last read: '…'", which may be the whole file
+    reason = reason.substr(0, reason.find("; last read"));
+    throw DataError("{}: not JSON: {}", path.string(), reason.substr(0, 200));
   }
+}
+
+// The value of a key, or null.
+const json& member(const json& object, const char* key) {
+  static const json null;
+  const auto found = object.find(key);
+  return found == object.end() ? null : *found;
 }
 
 // Printable tokens and their ids while the tables are put together.
@@ -78,9 +96,8 @@ class Builder {
       const auto found = ids_.find(token);
       if (found == ids_.end()) {
         throw DataError(
-            "{}: the merge of \"{}\" and \"{}\" needs the token \"{}\", which is not in the "
-            "vocabulary",
-            where, left, right, token);
+            "{}: the merge of {} and {} needs the token {}, which is not in the vocabulary", where,
+            shown(left), shown(right), shown(token));
       }
       return found->second;
     };
@@ -93,9 +110,9 @@ class Builder {
   void add_special(const std::string& text, int64_t id) {
     const auto found = ids_.find(text);
     if (found != ids_.end() ? found->second != id : id != static_cast<int64_t>(printable_.size())) {
-      throw DataError(
-          "{}: the special token \"{}\" has id {}, which does not fit a vocabulary of {}", name(),
-          text, id, with_commas(static_cast<int64_t>(printable_.size())));
+      throw DataError("{}: the special token {} has id {}, which does not fit a vocabulary of {}",
+                      name(), shown(text), id,
+                      with_commas(static_cast<int64_t>(printable_.size())));
     }
     if (text.empty()) throw DataError("{}: a special token is empty", name());
     if (found == ids_.end()) {
@@ -122,18 +139,17 @@ class Builder {
  private:
   void set(const std::string& token, const json& id) {
     if (!id.is_number_integer())
-      throw DataError("{}: the token \"{}\" has no whole number as its id", name(), token);
+      throw DataError("{}: the token {} has no whole number as its id", name(), shown(token));
     const bool fits = id.is_number_unsigned() ? id.get<uint64_t>() < printable_.size() : false;
     if (!fits) {
-      throw DataError("{}: the token \"{}\" has id {}, but ids of {} tokens run from 0 to {}",
-                      name(), token, id.dump(),
-                      with_commas(static_cast<int64_t>(printable_.size())),
+      throw DataError("{}: the token {} has id {}, but ids of {} tokens run from 0 to {}", name(),
+                      shown(token), id.dump(), with_commas(static_cast<int64_t>(printable_.size())),
                       with_commas(static_cast<int64_t>(printable_.size()) - 1));
     }
     const auto index = id.get<size_t>();
     if (ids_.contains(printable_[index])) {
-      throw DataError("{}: the tokens \"{}\" and \"{}\" have the same id {}", name(),
-                      printable_[index], token, index);
+      throw DataError("{}: the tokens {} and {} have the same id {}", name(),
+                      shown(printable_[index]), shown(token), index);
     }
     printable_[index] = token;
     ids_.emplace(token, static_cast<int32_t>(index));
@@ -162,8 +178,8 @@ void take_merges_file(Builder& builder, const fs::path& path) {
     const size_t space = line.find(' ');
     if (space == std::string::npos || space == 0 || space + 1 == line.size() ||
         line.find(' ', space + 1) != std::string::npos) {
-      throw DataError("{}: two tokens with a space between them are expected, found \"{}\"", where,
-                      line);
+      throw DataError("{}: two tokens with a space between them are expected, found {}", where,
+                      shown(line));
     }
     builder.add_merge(line.substr(0, space), line.substr(space + 1), where);
   }
@@ -181,8 +197,8 @@ std::shared_ptr<const Tokenizer> open_pair(const fs::path& vocabulary, const fs:
 // ---- tokenizer.json ----
 
 bool is_unset(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found == object.end() || found->is_null() || *found == "" || *found == false;
+  const json& value = member(object, key);
+  return value.is_null() || value == "" || value == false;
 }
 
 [[noreturn]] void refuse(const std::string& name, const std::string& what) {
@@ -192,7 +208,7 @@ bool is_unset(const json& object, const char* key) {
 // A ByteLevel step with GPT-2's pattern and nothing put before the text.
 void check_pieces(const std::string& name, const json& root) {
   if (!is_unset(root, "normalizer")) refuse(name, "it has a normalizer");
-  const json pieces = root.value("pre_tokenizer", json());
+  const json& pieces = member(root, "pre_tokenizer");
   if (!pieces.is_object() || pieces.value("type", "") != "ByteLevel") {
     refuse(name, "its pre_tokenizer is not ByteLevel");
   }
@@ -222,8 +238,11 @@ void take_merges(Builder& builder, const json& merges) {
     }
     const std::string line = merge.is_string() ? merge.get<std::string>() : "";
     const size_t space = line.find(' ');
-    if (space == std::string::npos)
-      throw DataError("{}: two tokens are expected, found {}", where, merge.dump());
+    if (space == std::string::npos) {
+      throw DataError(
+          "{}: two tokens are expected, found {}", where,
+          merge.is_string() ? shown(line) : fmt::format("a JSON {}", merge.type_name()));
+    }
     builder.add_merge(line.substr(0, space), line.substr(space + 1), where);
   }
 }
@@ -251,11 +270,12 @@ std::shared_ptr<const Tokenizer> open_tokenizer_json(const fs::path& path) {
   }
   try {
     check_pieces(name, root);
-    check_model(name, root["model"]);
+    const json& model = root["model"];
+    check_model(name, model);
     Builder builder(name);
-    builder.take_vocabulary(root["model"].value("vocab", json()));
-    take_merges(builder, root["model"].value("merges", json()));
-    take_added_tokens(builder, root.value("added_tokens", json()));
+    builder.take_vocabulary(member(model, "vocab"));
+    take_merges(builder, member(model, "merges"));
+    take_added_tokens(builder, member(root, "added_tokens"));
     return builder.finish();
   } catch (const json::exception& error) {  // a value of another type than its key has
     throw DataError("{}: not a tokenizer.json: {}", name, error.what());
@@ -265,12 +285,12 @@ std::shared_ptr<const Tokenizer> open_tokenizer_json(const fs::path& path) {
 }  // namespace
 
 std::shared_ptr<const Tokenizer> open_bpe(const fs::path& path) {
-  if (!fs::is_directory(path)) return open_tokenizer_json(path);
-  if (fs::exists(path / "tokenizer.json")) return open_tokenizer_json(path / "tokenizer.json");
+  if (!io::is_folder(path)) return open_tokenizer_json(path);
+  if (io::exists(path / "tokenizer.json")) return open_tokenizer_json(path / "tokenizer.json");
   const std::array<std::pair<const char*, const char*>, 2> pairs = {
       {{"vocab.json", "merges.txt"}, {"encoder.json", "vocab.bpe"}}};
   for (const auto& [vocabulary, merges] : pairs) {
-    if (fs::exists(path / vocabulary) && fs::exists(path / merges)) {
+    if (io::exists(path / vocabulary) && io::exists(path / merges)) {
       return open_pair(path / vocabulary, path / merges);
     }
   }

@@ -212,7 +212,7 @@ TEST(BpeFiles, RefuseOtherKindsOfTokenizer) {
   EXPECT_THAT(error([](Json& json) { json["model"]["merges"] = 3; }),
               HasSubstr("model.merges is not a list"));
   EXPECT_THAT(error([](Json& json) { json["model"]["merges"][1] = 3; }),
-              HasSubstr("model.merges[1]: two tokens are expected, found 3"));
+              HasSubstr("model.merges[1]: two tokens are expected, found a JSON number"));
   EXPECT_THAT(
       error([](Json& json) { json["added_tokens"][0]["id"] = 300; }),
       HasSubstr("the special token \"<end>\" has id 300, which does not fit a vocabulary of 259"));
@@ -222,6 +222,29 @@ TEST(BpeFiles, RefuseOtherKindsOfTokenizer) {
               HasSubstr("there is no \"model\" in it"));
   EXPECT_THAT(error([](Json& json) { json["pre_tokenizer"]["add_prefix_space"] = "no"; }),
               HasSubstr("not a tokenizer.json"));
+}
+
+TEST(BpeFiles, RefuseWhatNestsDeeplyOrGoesOnAndOn) {
+  TempFolder folder;
+  const auto error = [&](const std::string& bytes) {
+    const auto path = folder.write("tokenizer.json", bytes);
+    return data_error([&] { open_bpe(path); }).substr(path.string().size());
+  };
+  const std::string deep = std::string(50'000, '[') + std::string(50'000, ']');
+  for (const std::string before :
+       {"", R"({"model": {"merges": )", R"({"pre_tokenizer": )", R"({"normalizer": {"a": )"}) {
+    EXPECT_EQ(error(before + deep + (before.empty() ? "" : "}}")),
+              ": its JSON nests more than 32 levels deep");
+  }
+  const std::string endless(100'000, 'x');
+  EXPECT_LT(error("{\"" + endless).size(), 300u);
+  EXPECT_LT(error(R"({"model": {"vocab": {")" + endless + R"(": "a"}}})").size(), 300u);
+  auto json = small_tokenizer();
+  json["pre_tokenizer"]["add_prefix_space"] = false;
+  json["model"]["merges"] = {endless};
+  EXPECT_LT(error(json.dump()).size(), 300u);
+  json["model"]["merges"] = {endless + " b"};
+  EXPECT_LT(error(json.dump()).size(), 500u);
 }
 
 TEST(BpeFiles, SayWhatIsLookedFor) {

@@ -230,7 +230,9 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::string& tokenizer,
                                                 const Places& places) {
   if (tokenizer == "bytes") return std::make_shared<ByteTokenizer>();
   if (tokenizer == "gpt2") return open_bpe(find_data({"gpt2-bpe", "gpt2-bpe"}, places));
-  return open_bpe(find_path(tokenizer, places));
+  return open_bpe(find_path(tokenizer, places,
+                            {.name = "the tokenizer (data.tokenizer, --tokenizer)",
+                             .choices = "\"bytes\", \"gpt2\", or a folder with a vocabulary"}));
 }
 
 }  // namespace outstep::data

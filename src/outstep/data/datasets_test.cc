@@ -96,6 +96,21 @@ TEST(OpenDatasets, PrefersTheUsersData) {
   EXPECT_EQ(num_tokens(*data.train), 12);
 }
 
+TEST(OpenDatasets, PassesOverWhatAFailedFetchLeft) {
+  TempFolder folder;
+  Places places = shipped();
+  places.data_root = folder.path();
+  const auto opened = [&] {
+    return open_datasets({.name = "text", .n_positions = 4}, places).path;
+  };
+  std::filesystem::create_directory(folder.path() / "tinyshakespeare");
+  EXPECT_EQ(opened(), testing::shipped_samples() / "tinyshakespeare");
+  folder.write("tinyshakespeare/input.txt.part", "Firs");
+  EXPECT_EQ(opened(), testing::shipped_samples() / "tinyshakespeare");
+  folder.write("tinyshakespeare/input.txt", "First Citizen: we are all of us his, and he is ours");
+  EXPECT_EQ(opened(), folder.path() / "tinyshakespeare");
+}
+
 TEST(OpenDatasets, FindsAPathHereOrBelowTheRoots) {
   TempFolder folder;
   folder.write("root/novels/train.txt", "my own words");
@@ -196,6 +211,9 @@ TEST(OpenText, TakesNamedFiles) {
   EXPECT_EQ(message_of<ConfigError>([&] { open_datasets(options, {}); }),
             "data.train_files and data.valid_files both name \"b.txt\"; validation needs data that "
             "is not trained on");
+  options.valid_files = {"./b.txt"};
+  EXPECT_THAT(message_of<ConfigError>([&] { open_datasets(options, {}); }),
+              HasSubstr("both name \"b.txt\""));
   options.train_files.clear();
   EXPECT_EQ(data_error([&] { open_datasets(options, {}); }),
             folder.path().string() +
@@ -205,6 +223,46 @@ TEST(OpenText, TakesNamedFiles) {
   options.path = (folder.path() / "a.txt").string();
   EXPECT_THAT(message_of<ConfigError>([&] { open_datasets(options, {}); }),
               HasSubstr("data.path is the file"));
+}
+
+TEST(OpenText, RefusesAFileThatIsNamedTwice) {
+  TempFolder folder;
+  folder.write("a.txt", "aaaaaaaaaa");
+  folder.write("b.txt", "bbbbbbbbbb");
+  const auto error = [&](std::vector<std::string> train, std::vector<std::string> valid) {
+    return message_of<ConfigError>([&] {
+      open_datasets({.name = "text",
+                     .path = folder.path().string(),
+                     .train_files = std::move(train),
+                     .valid_files = std::move(valid),
+                     .n_positions = 4},
+                    {});
+    });
+  };
+  EXPECT_EQ(error({"a.txt", "b.txt", ".//a.txt"}, {}),
+            "data.train_files names the file \".//a.txt\" twice; name each once");
+  EXPECT_EQ(error({}, {"b.txt", "b.txt"}),
+            "data.valid_files names the file \"b.txt\" twice; name each once");
+  EXPECT_THAT(error({"a.txt"}, {(folder.path() / "a.txt").string()}),
+              HasSubstr("both name \"a.txt\""));
+  folder.write("valid.txt", std::string(100, 'c'));
+  const Datasets data = open_datasets({.name = "text",
+                                       .path = folder.path().string(),
+                                       .train_files = {"./valid.txt"},
+                                       .n_positions = 4},
+                                      {});
+  EXPECT_EQ(num_tokens(*data.validation), 10) << "a share of it, not the same file";
+}
+
+TEST(OpenText, SaysThatAPathCannotBeLookedInto) {
+  TempFolder folder;
+  std::filesystem::create_symlink("loop", folder.path() / "loop");
+  std::filesystem::create_symlink("train.txt", folder.path() / "train.txt");
+  EXPECT_THAT(data_error([&] {
+                open_datasets({.name = "text", .path = folder.path().string(), .n_positions = 4},
+                              {});
+              }),
+              HasSubstr("train.txt: cannot be looked for: Too many levels of symbolic links"));
 }
 
 TEST(OpenText, WithGpt2sTokenizer) {
@@ -376,7 +434,10 @@ TEST(OpenTokenizer, ByNameOrPath) {
   EXPECT_EQ(open_tokenizer("gpt2-bpe", shipped())->vocab_size(), 50257);
   EXPECT_THAT(data_error([] { open_tokenizer("gpt2", {}); }),
               HasSubstr("outstep data get gpt2-bpe"));
-  EXPECT_THAT(data_error([] { open_tokenizer("nowhere", {}); }), HasSubstr("nowhere"));
+  EXPECT_EQ(
+      data_error([] { open_tokenizer("gtp2", {}); }),
+      "the tokenizer (data.tokenizer, --tokenizer) is \"gtp2\", but nothing is there; it must "
+      "be \"bytes\", \"gpt2\", or a folder with a vocabulary; looked for\n    gtp2");
 }
 
 }  // namespace

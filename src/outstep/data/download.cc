@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "outstep/base/errors.h"
 #include "outstep/base/hash.h"
@@ -20,16 +21,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// PATH.part: what came so far.
+// PATH.part: what came so far. It is made, and its folder, with the first byte.
 class PartFile {
  public:
-  explicit PartFile(const fs::path& path) : path_(path.string() + ".part") {
-    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (descriptor_ < 0) throw_errno("cannot be written");
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-      ::close(descriptor_);
-      throw DataError("{}: another process is downloading it", path.string());
-    }
+  explicit PartFile(const fs::path& path) : target_(path), path_(path.string() + ".part") {
+    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CLOEXEC);
+    if (descriptor_ < 0 && errno != ENOENT) throw_errno("cannot be written");
+    if (descriptor_ < 0) return;
+    lock();
     size_ = ::lseek(descriptor_, 0, SEEK_END);
   }
   ~PartFile() {
@@ -42,6 +41,7 @@ class PartFile {
   int64_t size() const { return size_; }
 
   void append(const char* bytes, size_t count) {
+    if (descriptor_ < 0) make();
     while (count > 0) {
       const ssize_t written = ::write(descriptor_, bytes, count);
       if (written < 0 && errno == EINTR) continue;
@@ -52,23 +52,45 @@ class PartFile {
     }
   }
   void clear() {
+    if (descriptor_ < 0) return;
     if (::ftruncate(descriptor_, 0) != 0 || ::lseek(descriptor_, 0, SEEK_SET) != 0)
       throw_errno("cannot be cut");
     size_ = 0;
   }
-  void rename_to(const fs::path& path) {
+  void remove() {
+    if (descriptor_ >= 0) ::unlink(path_.c_str());
+  }
+  // Under the name it was downloaded for.
+  void finish() {
     if (::fsync(descriptor_) != 0) throw_errno("cannot be written");
-    fs::rename(path_, path);
-    io::sync_folder(path.parent_path());
+    if (::rename(path_.c_str(), target_.c_str()) != 0) throw_errno("cannot be put in place");
+    io::sync_folder(folder());
   }
 
  private:
+  fs::path folder() const { return path_.has_parent_path() ? path_.parent_path() : "."; }
+  void make() {
+    io::make_folder(folder());
+    descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (descriptor_ < 0 && errno == EEXIST) throw_busy();
+    if (descriptor_ < 0) throw_errno("cannot be written");
+    lock();
+  }
+  void lock() {
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
+    ::close(std::exchange(descriptor_, -1));
+    throw_busy();
+  }
+  [[noreturn]] void throw_busy() const {
+    throw DataError("{}: another process is downloading it", target_.string());
+  }
   [[noreturn]] void throw_errno(const char* what) const {
     throw DataError("{}: {}: {}", path_.string(), what, std::strerror(errno));
   }
 
+  fs::path target_;
   fs::path path_;
-  int descriptor_ = -1;
+  int descriptor_ = -1;  // -1: not made yet
   int64_t size_ = 0;
 };
 
@@ -199,11 +221,11 @@ void download(const fs::path& path, const DownloadOptions& options) {
   std::string reasons;
   for (const std::string& address : options.addresses) {
     const std::string reason = fill(address, part, options);
-    if (reason.empty()) return part.rename_to(path);
+    if (reason.empty()) return part.finish();
     reasons += fmt::format("\n    {}: {}", address, reason);
   }
   if (part.size() == 0) {
-    fs::remove(part.path());
+    part.remove();
     throw DataError("{}: the download failed:{}", path.string(), reasons);
   }
   throw DataError("{}: the download stopped at {} of {}; the same command goes on from there:{}",

@@ -19,13 +19,14 @@ struct DownloadOptions {
   int64_t idle_seconds = 30;                // without a byte: the address has failed
 };
 
-// Downloads a file so that `path` appears complete and with the right hash, or not at all.
+// Downloads a file so that `path` appears complete and with the right hash, or not at all. Its
+// folder is made with the first byte.
 //
 // What came so far lies in PATH.part; a later call goes on from there where the server can (Range),
 // and begins anew where it cannot. A .part that turns out wrong is deleted; if some of it was left
 // by an earlier call, the download is tried once more from the beginning. Throws DataError: no
 // address gives the file (each with its reason: no answer, 404, wrong size, wrong hash), disk full.
-// A second download to the same path at the same time is refused.
+// A second download to the same path at the same time is refused, from the first byte on.
 void download(const std::filesystem::path& path, const DownloadOptions& options);
 
 }  // namespace outstep::data

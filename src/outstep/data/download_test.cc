@@ -170,8 +170,8 @@ TEST_F(Download, RefusesASecondOneToTheSamePath) {
   server_.serve("/f", {.content = content_});
   DownloadOptions wanted = options("/f");
   std::string error;
-  wanted.on_progress = [&](int64_t, int64_t) {
-    if (error.empty()) error = data_error([&] { download(target(), options("/f")); });
+  wanted.on_progress = [&](int64_t done, int64_t) {
+    if (done > 0 && error.empty()) error = data_error([&] { download(target(), options("/f")); });
   };
   download(target(), wanted);
   EXPECT_EQ(error, target().string() + ": another process is downloading it");
@@ -179,8 +179,26 @@ TEST_F(Download, RefusesASecondOneToTheSamePath) {
 }
 
 TEST_F(Download, NeedsAFolderItCanWriteTo) {
-  EXPECT_THAT(data_error([&] { download(folder_.path() / "absent/file", options("/f")); }),
-              HasSubstr("absent/file.part: cannot be written: No such file or directory"));
+  folder_.write("file", "");
+  EXPECT_THAT(data_error([&] { download(folder_.path() / "file/below", options("/f")); }),
+              HasSubstr("file/below.part: cannot be written: Not a directory"));
+  EXPECT_TRUE(server_.requests().empty());
+}
+
+TEST_F(Download, MakesItsFolderWithTheFirstByte) {
+  const auto folder = folder_.path() / "new/newer";
+  EXPECT_NE(data_error([&] { download(folder / "file", options("/absent")); }), "");
+  EXPECT_FALSE(std::filesystem::exists(folder_.path() / "new"));
+  server_.serve("/f", {.content = content_});
+  download(folder / "file", options("/f"));
+  EXPECT_EQ(testing::read_file(folder / "file"), content_);
+}
+
+TEST_F(Download, SaysThatAFileCannotBePutInPlace) {
+  folder_.write("file.bin/taken", "");
+  server_.serve("/f", {.content = content_});
+  EXPECT_THAT(data_error([&] { download(target(), options("/f")); }),
+              HasSubstr("file.bin.part: cannot be put in place: Is a directory"));
 }
 
 }  // namespace

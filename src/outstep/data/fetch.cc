@@ -62,9 +62,9 @@ std::string difference(const CatalogueFile& wanted, const fs::path& path) {
 
 // The file under its name, or uncompressed under its name without .gz; nothing if neither is there.
 std::optional<fs::path> find_file(const fs::path& folder, const CatalogueFile& file) {
-  if (fs::exists(folder / file.name)) return folder / file.name;
+  if (io::exists(folder / file.name)) return folder / file.name;
   const fs::path name(file.name);
-  if (name.extension() == ".gz" && fs::exists(folder / name.stem())) return folder / name.stem();
+  if (name.extension() == ".gz" && io::exists(folder / name.stem())) return folder / name.stem();
   return std::nullopt;
 }
 
@@ -77,11 +77,6 @@ class Fetch {
   }
 
   FetchReport run() {
-    std::error_code error;
-    fs::create_directories(report_.folder, error);
-    if (error)
-      throw DataError("{}: the folder cannot be made: {}", report_.folder.string(),
-                      error.message());
     std::vector<const CatalogueFile*> lacking;
     for (const CatalogueFile& file : entry_.files) {
       if (is_there(file)) {
@@ -146,12 +141,26 @@ class Fetch {
       download_one(file->name, file->num_bytes, file->sha256, file->addresses);
       report_.fetched.push_back(file->name);
     }
-    if (in_archive.empty()) return;
-    const CatalogueArchive& archive = entry_.archives.front();
+    for (const CatalogueArchive& archive : entry_.archives) {
+      if (!in_archive.empty()) unpack_download(archive, in_archive);
+      remove(report_.folder / archive.name);  // or what an interruption left of an earlier call
+    }
+  }
+
+  // An interruption while it is unpacked leaves a whole archive: that is not downloaded again.
+  void unpack_download(const CatalogueArchive& archive,
+                       const std::vector<const CatalogueFile*>& files) {
     const fs::path path = report_.folder / archive.name;
-    download_one(archive.name, archive.num_bytes, archive.sha256, archive.addresses);
-    unpack(path, in_archive);
-    fs::remove(path);
+    if (!io::exists(path) || sha256_of_file(path) != archive.sha256) {
+      download_one(archive.name, archive.num_bytes, archive.sha256, archive.addresses);
+    }
+    unpack(path, files);
+  }
+
+  static void remove(const fs::path& path) {
+    std::error_code error;
+    fs::remove(path, error);
+    if (error) throw DataError("{}: cannot be removed: {}", path.string(), error.message());
   }
 
   void unpack(const fs::path& archive, const std::vector<const CatalogueFile*>& files) {
@@ -159,6 +168,7 @@ class Fetch {
     std::vector<TarMember> members;
     for (const CatalogueFile* file : files)
       members.push_back({.path = file->member, .num_bytes = file->num_bytes});
+    io::make_folder(report_.folder);
     extract_tar_gz(archive, members, report_.folder);
     for (const CatalogueFile* file : files) report_.fetched.push_back(file->name);
   }
@@ -168,7 +178,7 @@ class Fetch {
   std::array<fs::path, 2> places() const { return {options_.from, options_.from / entry_.folder}; }
 
   void copy_all(const std::vector<const CatalogueFile*>& lacking) {
-    if (!fs::is_directory(options_.from))
+    if (!io::is_folder(options_.from))
       throw DataError("{}: --from needs a folder", options_.from.string());
     std::vector<const CatalogueFile*> missing;
     for (const CatalogueFile* file : lacking) {
@@ -199,11 +209,17 @@ class Fetch {
   void copy(const fs::path& source, const fs::path& target) const {
     const io::MappedFile file(source);
     const auto bytes = file.bytes();
-    io::AtomicFile copy(target);
-    for (size_t done = 0; done < bytes.size(); done += kPiece) {
+    const auto say_done = [&](size_t done) {
       say(target.filename().string(), static_cast<int64_t>(done),
           static_cast<int64_t>(bytes.size()));
-      copy.write(bytes.subspan(done, std::min(kPiece, bytes.size() - done)));
+    };
+    say_done(0);  // who is asked to stop by now makes no folder
+    io::make_folder(report_.folder);
+    io::AtomicFile copy(target);
+    for (size_t done = 0; done < bytes.size();) {
+      const auto piece = bytes.subspan(done, std::min(kPiece, bytes.size() - done));
+      copy.write(piece);
+      say_done(done += piece.size());
     }
     copy.commit();
   }
@@ -213,7 +229,7 @@ class Fetch {
     for (const CatalogueArchive& archive : entry_.archives) {
       for (const fs::path& place : places()) {
         const fs::path path = place / archive.name;
-        if (!fs::exists(path)) continue;
+        if (!io::exists(path)) continue;
         const std::string found = sha256_of_file(path);
         if (found != archive.sha256) {
           throw DataError("{}: its SHA-256 is {}, but {} is expected", path.string(), found,

@@ -34,7 +34,8 @@ struct FetchReport {
 };
 
 // Brings a set into data_root/<its folder>, checking sizes and hashes; a file that is there and
-// right is left alone, one that is wrong is replaced. Each file appears whole or not at all.
+// right is left alone, one that is wrong is replaced. Each file appears whole or not at all, the
+// folder with the first of them. An archive is removed once all its files are there.
 //
 // With `from`, the files, or the archive with them, are looked for in that folder and in its folder
 // of the set's name (english-classics, cifar-10-batches-bin, …). What it does not have is reported,

@@ -119,6 +119,33 @@ TEST_F(Fetch, GoesOnAfterAnInterruption) {
   EXPECT_EQ(server_.requests().back().begin, 50);
 }
 
+TEST_F(Fetch, UnpacksAnArchiveThatWasDownloadedBefore) {
+  folder_.write("data/packed-set/set.tar.gz", archive_);
+  EXPECT_THAT(fetch(packed(), {.data_root = root()}).fetched, ElementsAre("a.bin", "b.bin"));
+  EXPECT_TRUE(server_.requests().empty());
+  EXPECT_FALSE(std::filesystem::exists(root() / "packed-set/set.tar.gz"));
+  // Stopped between the last file and the removal.
+  folder_.write("data/packed-set/set.tar.gz", archive_);
+  EXPECT_THAT(fetch(packed(), {.data_root = root()}).fetched, IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(root() / "packed-set/set.tar.gz"));
+  // Another file of that name.
+  std::filesystem::remove(root() / "packed-set/a.bin");
+  folder_.write("data/packed-set/set.tar.gz", archive_.substr(1));
+  EXPECT_THAT(fetch(packed(), {.data_root = root()}).fetched, ElementsAre("a.bin"));
+  EXPECT_EQ(server_.requests().size(), 1);
+}
+
+TEST_F(Fetch, MakesNoFolderWhenItFails) {
+  folder_.write("empty/x", "");
+  CatalogueEntry absent = loose();
+  absent.files[0].addresses = {server_.address("/absent")};
+  EXPECT_NE(data_error([&] { fetch(absent, {.data_root = root()}); }), "");
+  EXPECT_NE(
+      data_error([&] { fetch(loose(), {.data_root = root(), .from = folder_.path() / "empty"}); }),
+      "");
+  EXPECT_FALSE(std::filesystem::exists(root()));
+}
+
 TEST_F(Fetch, CopiesFromAFolderWithTheFilesOrWithTheSetsFolder) {
   for (const std::string place : {"one/", "two/loose-set/"}) {
     folder_.write(place + "text.txt", text_);
@@ -207,12 +234,15 @@ TEST_F(Fetch, StopsBetweenFiles) {
                       {.data_root = root(), .from = folder_.path() / "from", .stop = &stop});
               }),
               HasSubstr("stopped"));
+  EXPECT_FALSE(std::filesystem::exists(root()));
 }
 
 TEST_F(Fetch, NeedsADataRootItCanWriteTo) {
   const auto file = folder_.write("file", "");
   EXPECT_THAT(data_error([&] { fetch(loose(), {.data_root = file}); }),
-              HasSubstr("the folder cannot be made"));
+              HasSubstr("text.txt.part: cannot be written: Not a directory"));
+  EXPECT_THAT(data_error([&] { fetch(loose(), {.data_root = file / "data"}); }),
+              HasSubstr("Not a directory"));
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 #include "outstep/data/idx.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -73,12 +75,11 @@ std::vector<int64_t> read_shape(Source& source, const std::string& name) {
   return shape;
 }
 
-// The product of the dims; throws as soon as it passes `bound`, so that it cannot overflow.
+// The product of the dims; throws if it passes `bound` or overflows.
 size_t count_values(const std::vector<int64_t>& shape, size_t bound, const std::string& name) {
   size_t count = 1;
   for (const int64_t dim : shape) {
-    count *= static_cast<size_t>(dim);
-    if (count > bound) {
+    if (__builtin_mul_overflow(count, static_cast<size_t>(dim), &count) || count > bound) {
       throw DataError(
           "{}: the IDX header says {} values, more than the file can hold; it was cut off or is "
           "damaged",
@@ -86,6 +87,23 @@ size_t count_values(const std::vector<int64_t>& shape, size_t bound, const std::
     }
   }
   return count;
+}
+
+// As many values as there are, at most `count`. Memory grows as they come: a small compressed file
+// may claim a thousand times its size.
+std::vector<uint8_t> read_values(Source& source, size_t count) {
+  constexpr size_t kFirst = 16 << 20;
+  std::vector<uint8_t> values;
+  while (values.size() < count) {
+    const size_t begin = values.size();
+    const size_t end = std::min(count, std::max(kFirst, 2 * begin));
+    values.reserve(end);  // exactly; resize alone would round up what is kept for the whole run
+    values.resize(end);
+    const size_t found = source.read(std::as_writable_bytes(std::span(values).subspan(begin)));
+    values.resize(begin + found);
+    if (begin + found < end) break;
+  }
+  return values;
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -101,13 +119,12 @@ Idx read_idx(const std::filesystem::path& path) {
   Idx idx;
   idx.shape = read_shape(source, name);
   const size_t count = count_values(idx.shape, source.bound(), name);
-  idx.values.resize(count);
-  const size_t found = source.read(std::as_writable_bytes(std::span(idx.values)));
-  if (found != count) {
+  idx.values = read_values(source, count);
+  if (idx.values.size() != count) {
     throw DataError(
         "{}: the IDX header says {} values ({}), but only {} are there; the file was cut off", name,
         with_commas(static_cast<int64_t>(count)), fmt::join(idx.shape, "×"),
-        with_commas(static_cast<int64_t>(found)));
+        with_commas(static_cast<int64_t>(idx.values.size())));
   }
   if (!source.at_end()) {
     throw DataError("{}: more bytes follow the {} values ({}) that the IDX header says", name,

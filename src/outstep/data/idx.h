@@ -18,8 +18,8 @@ struct Idx {
 };
 
 // Throws DataError: missing, foreign, cut off, damaged, more or fewer values than the shape says. A
-// compressed file is never decompressed beyond what its shape says, nor is memory taken that its
-// size cannot fill.
+// compressed file is never decompressed beyond what its shape says, and memory is taken as values
+// come, whatever the shape says.
 Idx read_idx(const std::filesystem::path& path);
 
 // Images [N, H, W] and labels [N] of classes 0–9. Throws DataError: other shapes, counts that

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "outstep/base/memory.h"
 #include "outstep/data/testing.h"
 
 namespace outstep::data {
@@ -77,6 +78,32 @@ TEST(Idx, RefusesLyingHeaders) {
   const std::string huge = big_endian(2052) + std::string(16, '\xff');  // 2^128 values
   EXPECT_THAT(error(huge + "abc"), HasSubstr("more than the file can hold"));
   EXPECT_THAT(error(gzip(huge + "abc")), HasSubstr("more than the file can hold"));
+}
+
+// The sizes that a header may claim depend on the file's; the rest of these files is a hole.
+TEST(Idx, RefusesDimsWhoseProductWrapsAround) {
+  TempFolder folder;
+  const auto path = folder.write("wraps.gz", gzip(big_endian(2051) + big_endian(1 << 17) +
+                                                  big_endian(1 << 16) + big_endian(1u << 31)));
+  std::filesystem::resize_file(path, 9'000'000);  // may hold 2^33 values, not 2^64
+  EXPECT_THAT(data_error([&] { read_idx(path); }), HasSubstr("more than the file can hold"));
+}
+
+TEST(Idx, TakesNoMemoryForValuesThatDoNotCome) {
+  TempFolder folder;
+  const auto path = folder.write("claims.gz", gzip(labels_header(2'000'000'000) + "abc"));
+  std::filesystem::resize_file(path, 2'000'000);
+  const int64_t before = memory::peak_rss_bytes();
+  EXPECT_THAT(data_error([&] { read_idx(path); }), HasSubstr("but only 3 are there"));
+  EXPECT_LT(memory::peak_rss_bytes() - before, 200'000'000);
+}
+
+TEST(Idx, ReadsMoreThanOnePiece) {
+  TempFolder folder;
+  std::string values(20'000'000, 'x');
+  values.back() = 'y';
+  const Idx idx = read_idx(folder.write("large.gz", gzip(labels_header(20'000'000) + values)));
+  EXPECT_EQ(std::string(idx.values.begin(), idx.values.end()), values);
 }
 
 // 20 MB of zeros are 20 KB compressed; the header says 6 bytes, and no more is decompressed.

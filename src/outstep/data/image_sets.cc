@@ -3,6 +3,7 @@
 #include "outstep/base/errors.h"
 #include "outstep/data/cifar.h"
 #include "outstep/data/idx.h"
+#include "outstep/io/files.h"
 
 namespace outstep::data {
 
@@ -65,7 +66,7 @@ UsualNames usual_cifar(const std::string& name) {
 // Four batches of five would train, but not on what the user thinks.
 void require_all_batches(const ImageFacts& facts, const fs::path& folder, const UsualNames& usual) {
   for (const std::string& name : usual.train) {
-    if (fs::exists(folder / name)) continue;
+    if (io::exists(folder / name)) continue;
     throw DataError(
         "{}: {} is missing; {}.\n"
         "  Fetch the whole set with: outstep data get {}, or name the files to train on in "
@@ -94,7 +95,7 @@ ImagePair open_cifar_pair(const ImageFacts& facts, const fs::path& folder,
 // The file as it is or compressed.
 fs::path find_idx(const ImageFacts& facts, const fs::path& folder, const std::string& stem) {
   for (const char* suffix : {".gz", ""}) {
-    if (fs::exists(folder / (stem + suffix))) return folder / (stem + suffix);
+    if (io::exists(folder / (stem + suffix))) return folder / (stem + suffix);
   }
   throw DataError(
       "{}: neither {}.gz nor {} is there; {}.\n  Fetch the set with: outstep data get {}",
@@ -113,7 +114,7 @@ ImagePair open_idx_pair(const ImageFacts& facts, const fs::path& folder) {
 
 ImagePair open_image_pair(const ImageFacts& facts, const fs::path& folder,
                           const WantedFiles& wanted) {
-  if (!fs::is_directory(folder)) {
+  if (!io::is_folder(folder)) {
     throw ConfigError(
         "data \"{}\" is read from a folder with its files, but data.path is the file {}",
         facts.name, folder.string());

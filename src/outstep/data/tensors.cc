@@ -13,12 +13,36 @@ bool is_integer(const at::Tensor& tensor) {
   return at::isIntegralType(tensor.scalar_type(), /*includeBool=*/false);
 }
 
+// A tensor of the file, in a type that torch can compute with: of unsigned integers that is none
+// but bytes.
+at::Tensor open_tensor(const io::Safetensors& file, const std::string& name) {
+  at::Tensor tensor = file.tensor(name);
+  const at::ScalarType type = tensor.scalar_type();
+  if (type == at::kUInt64) {
+    throw DataError("{}: {} are of type U64, which is not read; write them as I64",
+                    file.path().string(), name);
+  }
+  return type == at::kUInt16 || type == at::kUInt32 ? tensor.to(at::kLong) : tensor;
+}
+
 int64_t smallest(const at::Tensor& tensor) { return tensor.min().item<int64_t>(); }
 int64_t largest(const at::Tensor& tensor) { return tensor.max().item<int64_t>(); }
 
 std::string shape_text(const at::Tensor& tensor) {
   return fmt::format("{} [{}]", c10::toString(tensor.scalar_type()),
                      fmt::join(tensor.sizes(), ", "));
+}
+
+// Classes and tokens are counted from 0, and as many as the largest says are made room for.
+void check_range(const std::string& path, const char* kind, const at::Tensor& values) {
+  constexpr int64_t kBound = int64_t{1} << 31;
+  if (const int64_t least = smallest(values); least < 0) {
+    throw DataError("{}: there is a {} {}; {}s must not be negative", path, kind, least, kind);
+  }
+  if (const int64_t most = largest(values); most >= kBound) {
+    throw DataError("{}: there is a {} {}; {}s must be below {}", path, kind, with_commas(most),
+                    kind, with_commas(kBound));
+  }
 }
 
 void check_shapes(const std::string& path, const at::Tensor& inputs, const at::Tensor& labels) {
@@ -37,20 +61,16 @@ void check_shapes(const std::string& path, const at::Tensor& inputs, const at::T
                     shape_text(inputs), shape_text(labels));
   }
   if (inputs.numel() == 0) throw DataError("{}: there is no example in it", path);
-  if (smallest(labels) < 0) {
-    throw DataError("{}: there is a label {}; labels must not be negative", path, smallest(labels));
-  }
-  if (tokens && smallest(inputs) < 0) {
-    throw DataError("{}: there is a token {}; tokens must not be negative", path, smallest(inputs));
-  }
+  check_range(path, "label", labels);
+  if (tokens) check_range(path, "token", inputs);
 }
 
 }  // namespace
 
 TensorDataset::TensorDataset(const std::filesystem::path& path) {
   const io::Safetensors file(path);
-  inputs_ = file.tensor("inputs");
-  labels_ = file.tensor("labels");
+  inputs_ = open_tensor(file, "inputs");
+  labels_ = open_tensor(file, "labels");
   check_shapes(path.string(), inputs_, labels_);
   num_classes_ = largest(labels_) + 1;
   if (is_tokens()) num_classes_ = std::max(num_classes_, largest(inputs_) + 1);

@@ -15,11 +15,12 @@ namespace outstep::data {
 //   when inputs are [N, C, H, W] inputs   integer [N, T]        and labels integer [N, T]  tokens
 //   and their targets
 //
-// Inputs reach the batch as float32 or int64, labels as int64. Nothing is drawn at random.
+// Integers are of any type but U64. Inputs reach the batch as float32 or int64, labels as int64.
+// Nothing is drawn at random.
 class TensorDataset : public Dataset {
  public:
-  // Throws DataError: no such file, a tensor missing, shapes or types other than these, negative
-  // labels or tokens.
+  // Throws DataError: no such file, a tensor missing, shapes or types other than these, labels or
+  // tokens that are negative or of 2^31 and more.
   explicit TensorDataset(const std::filesystem::path& path);
   // Examples [begin, end) of it, sharing the tensors.
   TensorDataset slice(int64_t begin, int64_t end) const;

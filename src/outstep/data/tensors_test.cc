@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "outstep/data/testing.h"
 #include "outstep/io/safetensors.h"
 
@@ -49,6 +52,20 @@ TEST(Tensors, GatherTokens) {
   EXPECT_EQ(batch.num_units, 4);
 }
 
+TEST(Tensors, TakeUnsignedIntegers) {
+  TempFolder folder;
+  const std::vector<Dataset::Example> examples = {{0, 1}};
+  for (const at::ScalarType type : {at::kByte, at::kUInt16, at::kUInt32}) {
+    const at::Tensor tokens = at::tensor({1, 2, 3, 250, 5, 6}, at::kLong).view({2, 3}).to(type);
+    const TensorDataset data(write(folder, tokens, tokens));
+    EXPECT_EQ(data.num_classes(), 251);
+    EXPECT_TRUE(at::equal(data.gather(examples, {}).inputs,
+                          at::tensor({250, 5, 6}, at::kLong).view({1, 3})));
+    const TensorDataset classes(write(folder, at::zeros({2, 3}), tokens.select(1, 0).contiguous()));
+    EXPECT_TRUE(at::equal(classes.gather(examples, {}).targets, at::tensor({250}, at::kLong)));
+  }
+}
+
 TEST(Tensors, ImagesAreCalledImages) {
   TempFolder folder;
   const TensorDataset data(write(folder, at::zeros({2, 1, 4, 4}), at::zeros({2}, at::kLong)));
@@ -60,7 +77,8 @@ TEST(Tensors, RefuseWhatDoesNotFit) {
   TempFolder folder;
   const auto error = [&](const at::Tensor& inputs, const at::Tensor& labels) {
     const auto path = write(folder, inputs, labels);
-    return data_error([&] { TensorDataset data(path); }).substr(path.string().size());
+    const std::string text = data_error([&] { TensorDataset data(path); });
+    return text.substr(std::min(text.size(), path.string().size()));
   };
   const at::Tensor labels = at::zeros({4}, at::kLong);
   EXPECT_EQ(error(at::zeros({3, 2}), labels),
@@ -77,6 +95,17 @@ TEST(Tensors, RefuseWhatDoesNotFit) {
   EXPECT_EQ(error(at::full({4, 2}, -7, at::kLong), at::zeros({4, 2}, at::kLong)),
             ": there is a token -7; tokens must not be negative");
   EXPECT_EQ(error(at::zeros({0, 2}), at::zeros({0}, at::kLong)), ": there is no example in it");
+  constexpr int64_t kBound = int64_t{1} << 31;
+  EXPECT_EQ(error(at::zeros({4, 2}), labels + kBound),
+            ": there is a label 2,147,483,648; labels must be below 2,147,483,648");
+  EXPECT_EQ(error(at::zeros({4, 2}), labels + (kBound - 1)), "");
+  EXPECT_THAT(error(at::zeros({4, 2}), labels + std::numeric_limits<int64_t>::max()),
+              HasSubstr("labels must be below"));
+  EXPECT_THAT(
+      error((at::zeros({4, 2}, at::kLong) + kBound).to(at::kUInt32), at::zeros({4, 2}, at::kLong)),
+      HasSubstr("there is a token 2,147,483,648"));
+  EXPECT_EQ(error(at::zeros({4, 2}), labels.to(at::kUInt64)),
+            ": labels are of type U64, which is not read; write them as I64");
 }
 
 TEST(Tensors, RefuseFilesWithoutTheTwoTensors) {

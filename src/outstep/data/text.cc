@@ -10,6 +10,7 @@
 #include "outstep/base/rng.h"
 #include "outstep/base/text.h"
 #include "outstep/data/token_file.h"
+#include "outstep/io/files.h"
 
 namespace outstep::data {
 
@@ -102,7 +103,8 @@ TokenRow tokenize(std::string_view text, const std::string& name, const Tokenize
   if (cache_folder.empty()) return make();
   const uint64_t key = hash64(std::as_bytes(std::span(text)), tokenizer.fingerprint());
   const auto path = cache_folder / fmt::format("tokens-{:016x}-{}.bin", key, text.size());
-  if (std::filesystem::exists(path)) {
+  std::error_code unreachable;  // then it is made anew, and not kept
+  if (std::filesystem::exists(path, unreachable)) {
     try {
       return open_token_file(path, {.name = name});
     } catch (const DataError& error) {
@@ -111,7 +113,7 @@ TokenRow tokenize(std::string_view text, const std::string& name, const Tokenize
   }
   TokenRow row = make();
   try {
-    std::filesystem::create_directories(cache_folder);
+    io::make_folder(cache_folder);
     write_token_file(path, row, tokenizer.vocab_size());
     log::debug("kept the {} tokens of {} in {}", with_commas(row.size()), name, path.string());
   } catch (const std::exception& error) {

@@ -177,6 +177,8 @@ TEST(Tokenize, MakesDamagedTokensAnewAndDoesWithoutACache) {
   EXPECT_EQ(ids_of(tokenize("abc", "x", tokenizer, "")).size(), 3);
   const auto file = folder.write("file", "");  // no folder can be made there
   EXPECT_EQ(ids_of(tokenize("abc", "x", tokenizer, file / "cache")).size(), 3);
+  std::filesystem::create_symlink("loop", folder.path() / "loop");  // nor be looked into there
+  EXPECT_EQ(ids_of(tokenize("abc", "x", tokenizer, folder.path() / "loop")).size(), 3);
 }
 
 }  // namespace

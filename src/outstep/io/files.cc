@@ -41,7 +41,26 @@ int create_beside(const std::filesystem::path& path, std::filesystem::path& temp
   }
 }
 
+std::filesystem::file_status status_of(const std::filesystem::path& path) {
+  std::error_code error;  // of "not there", too
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::status_known(status)) fail(path, "cannot be looked for", error.value());
+  return status;
+}
+
 }  // namespace
+
+bool exists(const std::filesystem::path& path) { return std::filesystem::exists(status_of(path)); }
+
+bool is_folder(const std::filesystem::path& path) {
+  return std::filesystem::is_directory(status_of(path));
+}
+
+void make_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail(path, "the folder cannot be made", error.value());
+}
 
 std::string read_text(const std::filesystem::path& path) {
   const int descriptor = open_to_read(path);

@@ -7,10 +7,16 @@
 #include <span>
 #include <string>
 
-// Files read whole, mapped, or written so that they exist completely or not at all.
+// Files looked for, read whole, mapped, or written so that they exist completely or not at all.
 // Everything here throws DataError naming the path and the system's reason.
 
 namespace outstep::io {
+
+// Links are followed. What cannot be told (a folder that may not be entered) is an error, not "no".
+bool exists(const std::filesystem::path& path);
+bool is_folder(const std::filesystem::path& path);
+// With the folders above it; one that is there is fine.
+void make_folder(const std::filesystem::path& path);
 
 std::string read_text(const std::filesystem::path& path);
 

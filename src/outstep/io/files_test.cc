@@ -79,6 +79,30 @@ TEST_F(Files, NamesWhatCannotBeRead) {
       << "without waiting for somebody to write";
 }
 
+TEST_F(Files, TellsWhatIsThere) {
+  write_text_atomically(folder_ / "a", "");
+  EXPECT_TRUE(io::exists(folder_ / "a"));
+  EXPECT_FALSE(is_folder(folder_ / "a"));
+  EXPECT_TRUE(is_folder(folder_));
+  EXPECT_FALSE(io::exists(folder_ / "b"));
+  EXPECT_FALSE(is_folder(folder_ / "a" / "below a file"));
+  fs::create_symlink("loop", folder_ / "loop");
+  EXPECT_EQ(
+      complaint([&] { io::exists(folder_ / "loop"); }),
+      (folder_ / "loop").string() + ": cannot be looked for: Too many levels of symbolic links");
+  EXPECT_THAT(complaint([&] { is_folder(folder_ / std::string(300, 'x')); }),
+              HasSubstr("cannot be looked for: File name too long"));
+}
+
+TEST_F(Files, MakesFolders) {
+  make_folder(folder_ / "new" / "newer");
+  make_folder(folder_ / "new" / "newer");
+  EXPECT_TRUE(is_folder(folder_ / "new" / "newer"));
+  write_text_atomically(folder_ / "a", "");
+  EXPECT_EQ(complaint([&] { make_folder(folder_ / "a" / "b"); }),
+            (folder_ / "a" / "b").string() + ": the folder cannot be made: Not a directory");
+}
+
 TEST_F(Files, AFileIsThereOnlyOnceItIsCommitted) {
   write_text_atomically(folder_ / "a", "old");
   {

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "outstep/base/errors.h"
+#include "outstep/base/text.h"
 
 namespace outstep::io {
 
@@ -36,21 +37,6 @@ constexpr DtypeName kDtypes[] = {
     {"F8_E5M2", at::kFloat8_e5m2},
     {"F8_E8M0", at::kFloat8_e8m0fnu},
 };
-
-// Text of the file as a message may show it: quoted, not too long, nothing a terminal would obey.
-std::string shown(std::string_view text) {
-  constexpr size_t kMaxShown = 80;
-  std::string out = "\"";
-  for (const char c : text.substr(0, kMaxShown)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7F) {
-      out += fmt::format("\\u{:04x}", byte);
-    } else {
-      out += c;
-    }
-  }
-  return out + (text.size() > kMaxShown ? "…\"" : "\"");
-}
 
 // Builds the header while nlohmann's parser walks through it. A callback that returns false ends
 // the walk; complaint() then says why.

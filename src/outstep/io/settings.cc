@@ -68,11 +68,15 @@ std::string hint(const std::string& word, const std::vector<std::string>& known,
   return known.empty() ? "none is known" : "known are: " + join(known, ", ");
 }
 
-// A file's name may hold any byte; a line feed among them would end the comment.
+// A file's name may hold any byte: a line feed would end the comment, what is not UTF-8 the
+// reading.
 std::string in_comment(std::string origin) {
-  std::replace_if(
-      origin.begin(), origin.end(),
-      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, '?');
+  for (size_t i = 0; i < origin.size();) {
+    const size_t length = character_length(origin, i);
+    const auto byte = static_cast<unsigned char>(origin[i]);
+    if (length == 0 || byte < 0x20 || byte == 0x7F) origin[i] = '?';
+    i += std::max<size_t>(length, 1);
+  }
   return origin;
 }
 
@@ -211,6 +215,18 @@ void Settings::require_all_used() const {
   for (const Data::Asked& known : data_->asked_in(section)) keys.push_back(known.key);
   throw ConfigError("{}: unknown key \"{}\" in [{}]; {}", table.keys.at(key).origin, key, section,
                     hint(key, keys, "\"", "\""));
+}
+
+void Settings::require_overrides_used() const {
+  for (const auto& [section, table] : data_->tables) {
+    for (const auto& [key, value] : table.keys) {
+      if (!value.raw || value.used) continue;
+      std::vector<std::string> known;
+      for (const Data::Asked& asked : data_->asked_in(section)) known.push_back(asked.key);
+      throw ConfigError("{}: unknown key \"{}\" in [{}]; {}", value.origin, key, section,
+                        hint(key, known, "\"", "\""));
+    }
+  }
 }
 
 std::string Settings::resolved() const {

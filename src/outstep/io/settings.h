@@ -85,6 +85,8 @@ class Settings {
   Section section(const std::string& name);
   // Throws ConfigError for the first key, in file order, that no getter has asked for.
   void require_all_used() const;
+  // The same for overrides alone: for what reads only a part of a recipe.
+  void require_overrides_used() const;
   // All values asked for, section by section, each with a comment telling its origin. Reading it
   // gives the same values.
   std::string resolved() const;

@@ -181,6 +181,17 @@ TEST_F(SettingsFiles, ABaseIsReadFirstAndRelativeToTheFile) {
   EXPECT_EQ(settings.section("a").origin("x"), (folder_ / "common/base.toml").string() + ":2:1");
 }
 
+TEST_F(SettingsFiles, AFileOfAnyNameResolvesToARecipe) {
+  const std::string name = "caf\xE9 caf\xC3\xA9\n\x7F.toml";
+  write(name, "[a]\nx = 1\n");
+  Settings settings = Settings::from_file(folder_ / name);
+  settings.section("a").integer("x", 0);
+  EXPECT_EQ(settings.resolved(),
+            "[a]\nx = 1  # " + (folder_ / "caf? caf\xC3\xA9??.toml").string() + ":2:1\n");
+  Settings again = Settings::from_text(settings.resolved(), "r");
+  EXPECT_EQ(again.section("a").integer("x", 0), 1);
+}
+
 TEST_F(SettingsFiles, RefusesABaseThatIsMissingOrLoops) {
   write("missing.toml", "base = \"nothing.toml\"\n");
   EXPECT_THAT(complaint([&] { Settings::from_file(folder_ / "missing.toml"); }),
