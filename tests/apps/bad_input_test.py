@@ -166,6 +166,20 @@ class WrongCheckpoints(InTemporaryFolder):
         self.assert_fails(result, 3, r"data error: .*state-00001\.safetensors")
         self.assert_fails(outstep("inspect", path.parent, folder=self.folder), 3, r"data error: .*state-00001")
 
+    def test_an_altered_model_is_not_used(self):
+        newest = checkpoints(self.folder / "run")[-1]
+        path = newest / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        for arguments in (["eval"], ["sample"], ["export", "--to", "model"]):
+            result = outstep(arguments[0], "run", *arguments[1:], folder=self.folder)
+            self.assert_fails(result, 3, r"data error: .*model\.safetensors: its SHA-256 is not the manifest's")
+        self.assertFalse((self.folder / "model").exists())
+        (newest / "DONE").unlink()
+        self.assert_fails(outstep("eval", newest, folder=self.folder), 3,
+                          r"data error: .*: not a complete checkpoint \(it has no DONE\)")
+
     def test_of_another_model(self):
         recipe = self.folder / "run" / "recipe.toml"
         recipe.write_text(recipe.read_text().replace("n_embd = 24", "n_embd = 32"))

@@ -115,6 +115,21 @@ class Commands(InTemporaryFolder):
         self.assertGreater(self.json_of("eval", self.trained, "--evaluation.max_batches=1")["loss"], 0)
         self.assertRegex(self.run_ok("eval", self.trained).stdout, r"loss \d\.\d{4} nats \(\d\.\d{4} bits\), accuracy")
 
+    def test_eval_knows_its_keys(self):
+        result = outstep("eval", self.trained, "--evaluation.max_batch=4")
+        self.assert_fails(result, 2, r'config error: --evaluation\.max_batch: unknown key "max_batch" in \[evaluation\]; '
+                                     r'did you mean "max_batches"\?')
+        self.assert_fails(outstep("eval", self.trained, "--data.augmet=false"), 2, r"config error: --data\.augmet: unknown")
+
+    def test_eval_needs_nothing_that_training_ran_on(self):
+        """A model that was trained over NCCL is evaluated on a laptop."""
+        shutil.copytree(checkpoints(self.trained)[-1], self.folder / "model")
+        (self.folder / "model" / "manifest.json").unlink()
+        recipe = self.folder / "model" / "recipe.toml"
+        recipe.write_text(recipe.read_text().replace('backend = "gloo"', 'backend = "nccl"'))
+        self.assertIn('backend = "nccl"', recipe.read_text())
+        self.assertEqual(self.json_of("eval", "model")["loss"], self.json_of("eval", self.trained)["loss"])
+
     def test_sample(self):
         arguments = ["sample", self.trained, "--prompt", "ROMEO:", "--tokens", 40]
         result = self.run_ok(*arguments)
@@ -126,6 +141,16 @@ class Commands(InTemporaryFolder):
         self.assertEqual(*greedy)
         self.assertEqual(greedy[0], self.json_of(*arguments, "--top-k", 1)["text"])
 
+    def test_sample_of_tokens_from_a_file(self):
+        self.write("tokens/train.bin", struct.pack("<400H", *range(400)))
+        self.write("tokens/val.bin", struct.pack("<100H", *range(100)))
+        train = ["train", self.recipe, "--data.name=tokens", "--data.path=tokens", "--train.steps=1", "--mesh.replicas=1"]
+        self.run_ok(*train, "--run-dir", "gpt2")
+        self.run_ok("sample", "gpt2", "--tokens", 4)  # 50,257 tokens are GPT-2's
+        self.run_ok(*train, "--run-dir", "odd", "--data.vocab_size=500")
+        result = outstep("sample", "odd", folder=self.folder)
+        self.assert_fails(result, 2, "config error: .* has no vocabulary in it; name one with --tokenizer")
+
     def test_export(self):
         result = self.run_ok("export", self.trained, "--to", "model")
         self.assertIn('GPT2LMHeadModel.from_pretrained("model")', result.stdout)
@@ -133,6 +158,23 @@ class Commands(InTemporaryFolder):
                          (checkpoints(self.trained)[-1] / "model.safetensors").read_bytes())
         config = json.loads((self.folder / "model" / "config.json").read_text())
         self.assertEqual((config["model_type"], config["n_layer"]), ("gpt2", 2))
+
+    def test_export_says_how_to_evaluate(self):
+        self.write("images.toml", """
+            model = {name = "mlp", hidden_sizes = [8]}
+            data = {name = "fashion_mnist"}
+            train = {steps = 1, threads = 1}
+            evaluation = {max_batches = 1}""")
+        self.run_ok("train", "images.toml", "--run-dir", "images")
+        self.write("tokens/train.bin", struct.pack("<400H", *range(400)))
+        self.write("tokens/val.bin", struct.pack("<100H", *range(100)))
+        self.run_ok("train", self.recipe, "--run-dir", "tokens-run", "--data.name=tokens", "--data.path=tokens",
+                    "--data.vocab_size=500", "--train.steps=1")
+        for run in (self.trained, "images", "tokens-run"):
+            to = f"model-{pathlib.Path(run).name}"
+            said = self.run_ok("export", run, "--to", to).stdout
+            command = re.search(r"(?m)^next +(?:\./)?outstep (eval .*)$", said)[1]
+            self.run_ok(*shlex.split(command), "--evaluation.max_batches=1")
 
     def test_plan(self):
         plan = self.json_of("plan", self.recipe, "--link", "200mbit")
@@ -143,6 +185,9 @@ class Commands(InTemporaryFolder):
         text = self.run_ok("plan", self.recipe, "--link", "200mbit", "--mesh.replicas=4").stdout
         for words in ("4 replicas", "optimizer state", "activations (peak)", "sent by a rank", "together"):
             self.assertIn(words, text)
+        absent = self.run_ok("plan", self.recipe, "--data.path=nowhere").stdout
+        self.assertRegex(absent, r'(?m)^data not here \(data\.path is "nowhere", .*\): the model\'s own examples were used$')
+        self.assertIn("OUTSTEP_DATA", self.json_of("plan", "cifar10_resnet18", "--no-measure")["missing_data"])
         self.assertNotIn("activations", self.run_ok("plan", "gpt2_124m", "--no-measure").stdout.split("together")[0])
 
     def test_inspect(self):
@@ -170,9 +215,12 @@ class Commands(InTemporaryFolder):
         self.write("letter.txt", "Dear reader")
         self.write("cut.jsonl", '{"no": "metrics"}\n{"kind": "train", "step": 1}\n')
         self.write("other.json", "{}")
+        self.write("odd.json", '{"traceEvents": [{"ph": "X", "name": 7}]}')
+        self.write("bare.json", '{"traceEvents": [{"name": "thread_name", "tid": 1}, "event"]}')
         for name, reason in [("nowhere", "no such file or folder"), ("odd.bin", "not a whole number of 2-byte tokens"),
                              ("letter.txt", "text of 11"), ("cut.jsonl", "cut.jsonl:1: not a line of metrics"),
-                             ("other.json", "inspect knows"), ("tiny.toml", "is a recipe; see what it would do with"),
+                             ("other.json", "inspect knows"), ("odd.json", "odd.json: no trace: "),
+                             ("bare.json", "bare.json: no trace: "), ("tiny.toml", "is a recipe; see what it would do with"),
                              (".", "is neither a run")]:
             result = outstep("inspect", name, folder=self.folder)
             self.assert_fails(result, 3, "data error: ")

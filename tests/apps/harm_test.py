@@ -24,6 +24,10 @@ class Ranks(support.Ranks):
     def is_running(self, rank):
         return self._processes[rank].seconds is None
 
+    def send(self, number, index=0):
+        """To a process that the test started (the launcher, or a rank under torchrun's variables), if it still lives."""
+        self._processes[index].popen.send_signal(number)
+
 
 class Harm(InTemporaryFolder):
     _whole = None  # (losses, model hash) of the run that nobody harmed
@@ -53,7 +57,16 @@ class Harm(InTemporaryFolder):
     def a_step(self):
         return random.randrange(25, STEPS - 20)
 
-    # ---- SIGKILL ----
+    def end_by_repeating(self, ranks, number):
+        """A second signal counts half a second after the first, so one may come too soon: it is sent until it does."""
+        def has_ended():
+            ranks.send(number)
+            return not ranks.is_running(0)
+        self.wait_until(has_ended)
+
+
+class Kills(Harm):
+    """SIGKILL."""
 
     def kill_under_torchruns_variables(self, victim):
         """Each rank is a process of this test, as under torchrun."""
@@ -119,7 +132,9 @@ class Harm(InTemporaryFolder):
         self.assertRegex(result.stderr, r"There is no checkpoint yet; begin again with: (\./)?outstep resume ")
         self.assert_resumes_to_the_same("run")
 
-    # ---- SIGSTOP ----
+
+class StandStill(Harm):
+    """SIGSTOP."""
 
     def test_a_stopped_rank_is_given_up_at_the_deadline(self):
         command = self.command("run", "--comm.deadline_seconds=3")
@@ -145,7 +160,9 @@ class Harm(InTemporaryFolder):
         self.assertEqual(result.exit_code, 4, result)
         self.assertRegex(result.stderr, r"communication error: rank 1 .* did not answer")
 
-    # ---- SIGINT, SIGTERM ----
+
+class Signals(Harm):
+    """SIGINT and SIGTERM."""
 
     def stop_by(self, number, rank=None):
         world_size = None if rank is None else 2
@@ -174,15 +191,25 @@ class Harm(InTemporaryFolder):
         results = self.stop_by(signal.SIGTERM, rank=1)
         self.assert_stopped_cleanly(results, signal.SIGTERM)
 
+    def test_a_doubled_signal_is_one_wish(self):
+        """GNU timeout signals its child and the child's group. Two signals alike may reach a process as one."""
+        with Ranks(self.command("run"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(rf"step {self.a_step()}/")
+            ranks.send(signal.SIGTERM)
+            ranks.send(signal.SIGINT)
+            results = ranks.wait()
+        first = results[0].exit_code - 128
+        self.assertIn(first, (signal.SIGTERM, signal.SIGINT), results[0])
+        self.assert_stopped_cleanly(results, first)
+
     def test_a_second_ctrl_c_leaves_at_once(self):
         # Rank 1 stands still, so the first signal cannot be obeyed before the deadline, which is far away.
         with Ranks(self.command("run", "--comm.deadline_seconds=600"), folder=self.folder, deadline=60) as ranks:
             ranks.wait_for_line(r"step 30/")
             ranks.stop(1)
-            launcher = ranks.launcher()
-            os.kill(launcher, signal.SIGINT)
-            time.sleep(0.1)  # two signals at once may reach the process as one
-            os.kill(launcher, signal.SIGINT)
+            ranks.send(signal.SIGINT)
+            ranks.wait_for_line("asked to stop: .* a second Ctrl-C leaves at once")
+            self.end_by_repeating(ranks, signal.SIGINT)
             result = ranks.wait()[0]
         self.assertEqual(result.exit_code, 128 + signal.SIGINT, result)
         self.assert_resumes_to_the_same("run")
@@ -192,17 +219,19 @@ class Harm(InTemporaryFolder):
         with Ranks(command, world_size=2, folder=self.folder, deadline=60) as ranks:
             ranks.wait_for_line(r"step 30/", rank=0)
             ranks.stop(1)
-            ranks.signal(0, signal.SIGINT)
-            time.sleep(0.7)  # within half a second it is taken for the same Ctrl-C
-            ranks.signal(0, signal.SIGINT)
-            self.wait_until(lambda: not ranks.is_running(0))
+            self.end_by_repeating(ranks, signal.SIGINT)
             ranks.kill(1)
             self.assertEqual(ranks.wait()[0].exit_code, 128 + signal.SIGINT)
 
-    # ---- Another world ----
+
+class Worlds(Harm):
+    """A run that goes on in another world, or beside another."""
 
     def test_resumes_with_another_number_of_replicas(self):
-        self.stop_by(signal.SIGINT)
+        with Ranks(self.command("run"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(rf"step {self.a_step()}/")
+            ranks.send(signal.SIGINT)
+            ranks.wait()
         result = self.run_ok("resume", self.folder / "run", "--mesh.replicas=1")
         self.assertIn("not bit for bit the run it was", result.stdout)
         self.assertEqual(max(losses(self.folder / "run")), STEPS)
@@ -212,6 +241,29 @@ class Harm(InTemporaryFolder):
             self.assertEqual(ranks.wait()[0].exit_code, 0)
         result = self.run_ok("resume", self.folder / "run", f"--train.steps={STEPS + 5}")
         self.assertIn(f"after {STEPS + 5} steps", result.stdout)
+
+    def test_one_replica_goes_on_as_two_and_with_another_sync(self):
+        self.write("alone.toml", support.TINY.replace("replicas = 2", "replicas = 1").replace('name = "zero1"', ""))
+        self.run_ok("train", "alone.toml", "--run-dir", "run", "--train.steps=2")
+        result = support.outstep("resume", "run", "--mesh.replicas=2", "--train.steps=4", folder=self.folder)
+        self.assert_fails(result, 2, r'config error: .*sync "none" is for one replica.* --sync\.name=ddp')
+        for steps, more in [(4, ["--mesh.replicas=2", "--sync.name=ddp"]), (6, ["--sync.name=zero1"]),
+                            (8, ["--mesh.replicas=1", "--sync.name=none"])]:
+            result = self.run_ok("resume", "run", f"--train.steps={steps}", *more)
+            self.assertIn(f"after {steps} steps", result.stdout)
+        self.assertEqual(sorted(losses(self.folder / "run")), list(range(1, 9)))
+        result = support.outstep("resume", "run", "--sync.name=ddp", "--log.evry=2", folder=self.folder)
+        self.assert_fails(result, 2, r'config error: --log\.evry: unknown key "evry" in \[log\]; did you mean "every"')
+
+    def test_a_run_is_trained_by_one_program_at_a_time(self):
+        with Ranks(self.command("run", "--comm.deadline_seconds=600"), folder=self.folder, deadline=60) as ranks:
+            ranks.wait_for_line(r"step 30/")
+            ranks.stop(1)
+            result = support.outstep("resume", "run", folder=self.folder)
+            self.assert_fails(result, 3, "data error: run is being trained by another process")
+            ranks.resume(1)
+            self.assertEqual(ranks.wait()[0].exit_code, 0)
+        self.assertEqual((losses(self.folder / "run"), model_hash(self.folder / "run")), self.whole_run())
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ std::vector<Timing> time_parts(train::Recipe& recipe, train::Assembly& assembly,
                    [&] {
                      assembly.sync->step(*assembly.engine,
                                          {.step = step++,
-                                          .schedule = &assembly.schedule,
+                                          .lr = assembly.schedule.at(0),
                                           .accumulation = recipe.train.accumulation,
                                           .clip_norm = recipe.train.clip_norm});
                    },

@@ -24,11 +24,11 @@ struct Flags {
 };
 
 std::string where_it_is(const data::CatalogueEntry& entry) {
-  const train::Places places = places_of_machine();
+  const data::Places places = places_of_machine();
   if (data::holds_data(places.data_root / entry.folder)) {
     return "in " + places.data_root.string();
   }
-  if (data::holds_data(places.shipped_data / entry.folder)) return "shipped";
+  if (data::holds_data(places.shipped / entry.folder)) return "shipped";
   return entry.has_address() ? "to be fetched" : "with --from only";
 }
 

@@ -36,15 +36,31 @@ train::Recipe read_recipe(const StoredModel& stored, std::vector<std::string> ov
   return train::read_recipe_text("", stored.folder.string(), overrides);
 }
 
+// The data may be another than the model was trained on.
+void require_fit(const StoredModel& stored, const data::Datasets& data, const std::string& name) {
+  nn::ModelFacts facts{.source = fmt::format("data \"{}\"", name),
+                       .vocab_size = data.vocab_size,
+                       .num_classes = data.num_classes};
+  // Windows of text are as long as the model takes.
+  if (data.vocab_size == 0) facts.input_shape = data.input_shape;
+  try {
+    stored.model->require_takes(facts, [&](const std::string&) { return stored.folder.string(); });
+  } catch (const ConfigError& error) {
+    throw ConfigError("{}; --data.name, --data.path and --data.tokenizer choose other data",
+                      error.what());
+  }
+}
+
 // The stored model in the place of a rank's, with the data beside it.
 std::unique_ptr<train::Assembly> assemble(train::Recipe& recipe, StoredModel& stored,
                                           comm::Fabric& fabric) {
   auto assembly = train::make_groups(recipe, fabric);
   const auto config = stored.model->config();
-  const auto n_positions = config.value("n_positions", int64_t{0});
-  assembly->data =
-      data::open_datasets(data::read_data_options(recipe.settings.section("data"), n_positions),
-                          data_places_of_machine());
+  // A model that knows no text is refused it below.
+  const auto n_positions = config.value("n_positions", int64_t{1});
+  const auto options = data::read_data_options(recipe.settings.section("data"), n_positions);
+  assembly->data = data::open_datasets(options, places_of_machine());
+  require_fit(stored, assembly->data, options.name);
   assembly->model = std::move(stored.model);
   assembly->params = std::move(stored.params);
   assembly->stream = std::make_unique<data::Stream>(
@@ -60,8 +76,9 @@ int run(const Flags& flags, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
   StoredModel stored = open_stored_model(flags.model);
   train::Recipe recipe = read_recipe(stored, flags.overrides);
-  const auto fabric = comm::connect({}, recipe.comm);
-  const auto assembly = assemble(recipe, stored, *fabric);
+  const auto fabrics = comm::local_fabrics(1);  // whatever backend it was trained over
+  const auto assembly = assemble(recipe, stored, *fabrics.front());
+  recipe.settings.require_overrides_used();
   if (!assembly->data.validation) {
     throw DataError(
         "{} has nothing to validate on; set --data.valid_files or --data.valid_fraction",

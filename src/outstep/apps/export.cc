@@ -6,6 +6,7 @@
 #include "outstep/apps/stored_model.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
+#include "outstep/io/settings.h"
 #include "outstep/nn/hugging_face.h"
 
 namespace outstep::apps {
@@ -15,6 +16,27 @@ struct Flags {
   std::string model;
   std::string to;
 };
+
+// What eval needs to be told of the data, which a model's folder does not know.
+std::string data_flags(const StoredModel& stored) {
+  if (!stored.recipe) {
+    return stored.model->family() == "gpt2" ? " --data.path=FILE"
+                                            : " --data.name=NAME --data.path=FOLDER";
+  }
+  auto settings = io::Settings::from_file(*stored.recipe);
+  io::Section data = settings.section("data");
+  const std::string name = data.text("name", "text");
+  const std::string path = data.text("path", "");
+  const std::string tokenizer = data.text("tokenizer", "bytes");
+  std::string flags;
+  if (name != "text") flags += " --data.name=" + name;
+  if (!path.empty()) flags += " --data.path=" + path;
+  if (tokenizer != "bytes") flags += " --data.tokenizer=" + tokenizer;
+  if (name == "tokens") {
+    flags += fmt::format(" --data.vocab_size={}", data.integer("vocab_size", 0));
+  }
+  return flags;
+}
 
 int run(const Flags& flags, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
@@ -35,7 +57,7 @@ int run(const Flags& flags, const Invocation& invocation) {
     screen.line(
         fmt::format("load   transformers.GPT2LMHeadModel.from_pretrained(\"{}\")", flags.to));
   }
-  screen.line(fmt::format("next   {} eval {} --data.path=FILE", program_as_typed(), flags.to));
+  screen.line(fmt::format("next   {} eval {}{}", program_as_typed(), flags.to, data_flags(stored)));
   screen.result({{"folder", to.string()},
                  {"model", stored.model->family()},
                  {"parameters", stored.params->num_parameters()},

@@ -4,44 +4,18 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <tuple>
 
 #include "outstep/base/clock.h"
-#include "outstep/base/errors.h"
-#include "outstep/base/torch.h"
+#include "outstep/base/foreign_errors.h"
 
 namespace outstep::apps {
 
 namespace {
 
-constexpr int kInternal = 70;
-
 double now_seconds() {
   return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
-}
-
-bool is_out_of_memory(std::string_view what) {
-  for (const char* words : {"not enough memory", "out of memory", "can't allocate memory"}) {
-    if (what.find(words) != what.npos) return true;
-  }
-  return false;
-}
-
-Failure out_of_memory(std::string_view what) {
-  return {.kind = "config error",
-          .exit_code = 2,
-          .message = fmt::format(
-              "not enough memory on this machine ({}). Make engine.micro_batch or the model "
-              "smaller; `outstep plan RECIPE` tells what a recipe needs.",
-              what)};
-}
-
-// c10 appends a stack trace after its message: of no use to a person.
-std::string first_lines(const std::string& what) {
-  const size_t trace = what.find("\nException raised from");
-  return what.substr(0, trace);
 }
 
 }  // namespace
@@ -53,29 +27,18 @@ std::string Failure::text() const {
   return text;
 }
 
-Failure describe_failure(std::exception_ptr error) {
-  Failure failure;
+Failure describe_failure(const std::exception_ptr& exception) {
   try {
-    std::rethrow_exception(error);
-  } catch (const FailureError& e) {
-    return e.failure();
-  } catch (const Error& e) {
-    failure = {.kind = e.kind(), .exit_code = e.exit_code(), .message = e.what()};
-  } catch (const std::bad_alloc& e) {
-    failure = out_of_memory(e.what());
-  } catch (const c10::Error& e) {
-    const std::string what = first_lines(e.what_without_backtrace());
-    failure = is_out_of_memory(what) ? out_of_memory(what)
-                                     : Failure{.kind = "internal error",
-                                               .exit_code = kInternal,
-                                               .message = "LibTorch: " + what};
-  } catch (const std::exception& e) {
-    failure = {.kind = "internal error", .exit_code = kInternal, .message = e.what()};
+    std::rethrow_exception(exception);
+  } catch (const FailureError& error) {
+    return error.failure();
   } catch (...) {
-    failure = {.kind = "internal error", .exit_code = kInternal, .message = "unknown exception"};
+    const Error error = as_error(exception);
+    return {.kind = error.kind(),
+            .exit_code = error.exit_code(),
+            .message = error.what(),
+            .at_seconds = now_seconds()};
   }
-  failure.at_seconds = now_seconds();
-  return failure;
 }
 
 std::string encode(const Failure& failure) {

@@ -36,9 +36,8 @@ class FailureError : public std::exception {
   Failure failure_;
 };
 
-// Of any exception: an Error by its kind; memory that ran out as a config error, since the recipe
-// asked for it; all else as an internal error.
-Failure describe_failure(std::exception_ptr error);
+// Of any exception; those that are not ours as base/foreign_errors.h takes them.
+Failure describe_failure(const std::exception_ptr& exception);
 
 // One line of JSON, and back. Nothing for a line that is not a failure.
 std::string encode(const Failure& failure);

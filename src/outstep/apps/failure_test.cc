@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <filesystem>
 #include <new>
 
 #include "outstep/base/errors.h"
@@ -46,6 +47,15 @@ TEST(Failure, MemoryThatRanOutIsTheRecipesDoing) {
     const Failure tensor = describe_failure(std::current_exception());
     EXPECT_EQ(tensor.exit_code, 2) << tensor.message;
   }
+}
+
+TEST(Failure, AFileSystemsRefusalIsADataError) {
+  const std::filesystem::filesystem_error error(
+      "cannot get file size", "/data/x",
+      std::make_error_code(std::errc::no_such_file_or_directory));
+  EXPECT_EQ(failure_of(error).exit_code, 3);
+  EXPECT_THAT(failure_of(error).text(), StartsWith("outstep: data error: "));
+  EXPECT_THAT(failure_of(error).text(), HasSubstr("/data/x"));
 }
 
 TEST(Failure, EverythingUnexpectedIsOurs) {

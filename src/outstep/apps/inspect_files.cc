@@ -59,6 +59,32 @@ std::string lines_table(const std::vector<Json>& lines, const std::vector<std::s
   return table.text();
 }
 
+struct SpanTotal {
+  int64_t count = 0;
+  double seconds = 0;
+  double longest = 0;
+};
+
+// By track and name. Throws Json::exception for an event that lacks something or has another type.
+std::map<std::pair<std::string, std::string>, SpanTotal> add_up_spans(const Json& events) {
+  std::map<int64_t, std::string> tracks;
+  for (const Json& event : events) {
+    if (event.value("name", "") == "thread_name") {
+      tracks[event.value("tid", int64_t{0})] = event.at("args").value("name", "");
+    }
+  }
+  std::map<std::pair<std::string, std::string>, SpanTotal> totals;
+  for (const Json& event : events) {
+    if (event.value("ph", "") != "X") continue;
+    SpanTotal& total = totals[{tracks[event.value("tid", int64_t{0})], event.value("name", "")}];
+    const double seconds = event.value("dur", 0.0) / 1e6;
+    ++total.count;
+    total.seconds += seconds;
+    total.longest = std::max(total.longest, seconds);
+  }
+  return totals;
+}
+
 }  // namespace
 
 Inspection inspect_safetensors(const std::filesystem::path& path) {
@@ -126,25 +152,11 @@ Inspection inspect_trace(const std::filesystem::path& path) {
   if (!json.contains("traceEvents") || !json["traceEvents"].is_array()) {
     throw DataError("{}: no \"traceEvents\" in it, so it is no trace", path.string());
   }
-  struct Total {
-    int64_t count = 0;
-    double seconds = 0;
-    double longest = 0;
-  };
-  std::map<std::pair<std::string, std::string>, Total> totals;  // by track and name
-  std::map<int64_t, std::string> tracks;
-  for (const Json& event : json["traceEvents"]) {
-    if (event.value("name", "") == "thread_name") {
-      tracks[event.value("tid", int64_t{0})] = event["args"].value("name", "");
-    }
-  }
-  for (const Json& event : json["traceEvents"]) {
-    if (event.value("ph", "") != "X") continue;
-    Total& total = totals[{tracks[event.value("tid", int64_t{0})], event.value("name", "")}];
-    const double seconds = event.value("dur", 0.0) / 1e6;
-    ++total.count;
-    total.seconds += seconds;
-    total.longest = std::max(total.longest, seconds);
+  std::map<std::pair<std::string, std::string>, SpanTotal> totals;
+  try {
+    totals = add_up_spans(json["traceEvents"]);
+  } catch (const Json::exception& error) {
+    throw DataError("{}: no trace: {}", path.string(), error.what());
   }
   Inspection inspection{.kind = "trace", .text = "", .facts = {}};
   Table table{.header = {"track", "span", "count", "total", "mean", "longest"}, .rows = {}};

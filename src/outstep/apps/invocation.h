@@ -7,15 +7,17 @@
 
 // One call of the program: what was typed, and which subcommand it means.
 //
-//   Invocation invocation(argc, argv);      // CLI app with all subcommands
-//   return invocation.run();                // exit code; throws what the subcommand throws
+//   Invocation invocation({argv + 1, argv + argc});
+//   add_plan(invocation);      // and all other subcommands
+//   return invocation.run();   // exit code; throws what the subcommand throws
 //
 // A subcommand is a function add_NAME(Invocation&) that describes its flags and hands over what to
 // run:
 //
 //   void add_plan(Invocation& invocation) {
 //     auto flags = std::make_shared<PlanFlags>();
-//     CLI::App& command = invocation.add_command({.name = "plan", .summary = "…", .example = "…"});
+//     CLI::App& command =
+//         invocation.add_command({.name = "plan", .summary = "…", .examples = "outstep plan …"});
 //     command.add_option("recipe", flags->recipe, "…")->required();
 //     invocation.takes_overrides(command, flags->overrides);
 //     invocation.on_run(command, [flags, &invocation] { return run_plan(*flags, invocation); });

@@ -15,6 +15,7 @@
 
 #include "outstep/apps/hint.h"
 #include "outstep/apps/report.h"
+#include "outstep/apps/stop_signals.h"
 #include "outstep/base/clock.h"
 
 extern char** environ;
@@ -73,10 +74,14 @@ class SignalsByDescriptor {
     sigprocmask(SIG_BLOCK, &taken, &before_);
     descriptor_ = Descriptor(signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK));
   }
-  ~SignalsByDescriptor() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  ~SignalsByDescriptor() {
+    if (!is_leaving_) sigprocmask(SIG_SETMASK, &before_, nullptr);
+  }
   SignalsByDescriptor(const SignalsByDescriptor&) = delete;
   SignalsByDescriptor& operator=(const SignalsByDescriptor&) = delete;
 
+  // From here on the process is on its way out: one more signal shall not change its exit code.
+  void stay_blocked() { is_leaving_ = true; }
   int number() const { return descriptor_.number(); }
   const sigset_t& before() const { return before_; }
   // 0 when there is none.
@@ -90,6 +95,7 @@ class SignalsByDescriptor {
  private:
   Descriptor descriptor_;
   sigset_t before_{};
+  bool is_leaving_ = false;
 };
 
 // argv or envp for exec: made before fork, because a child may not allocate.
@@ -189,13 +195,13 @@ class Supervisor {
   std::vector<Failure> failures_;
   std::string run_folder_;
   std::optional<Clock::time_point> kill_at_;
-  int stop_signal_ = 0;  // the first SIGINT or SIGTERM of this process
+  int stop_signal_ = 0;           // the first SIGINT or SIGTERM of this process
+  Clock::time_point stopped_at_;  // when it came
   bool left_at_once_ = false;
 };
 
 void Supervisor::start(int local_rank) {
-  Child& child = children_.emplace_back();
-  child.rank = options_.node_rank * options_.num_ranks + local_rank;
+  const int rank = options_.node_rank * options_.num_ranks + local_rank;
   Pipe report = make_pipe();
   Pipe exec_error = make_pipe();
   Pipe output = local_rank > 0 ? make_pipe() : Pipe{};
@@ -203,7 +209,7 @@ void Supervisor::start(int local_rank) {
   const int world_size = options_.num_nodes * options_.num_ranks;
   const int port = options_.num_nodes == 1 ? port_.port() : options_.master_port;
   StringArray argv(options_.command);
-  StringArray envp(environment_with({{"RANK", std::to_string(child.rank)},
+  StringArray envp(environment_with({{"RANK", std::to_string(rank)},
                                      {"WORLD_SIZE", std::to_string(world_size)},
                                      {"LOCAL_RANK", std::to_string(local_rank)},
                                      {"LOCAL_WORLD_SIZE", std::to_string(options_.num_ranks)},
@@ -212,6 +218,9 @@ void Supervisor::start(int local_rank) {
                                      {"OUTSTEP_LAUNCH", "1"},
                                      {"OUTSTEP_REPORT", std::to_string(report.write.number())}}));
   const pid_t launcher = getpid();
+  // Nothing throws between these lines: a child that is listed has a process.
+  Child& child = children_.emplace_back();
+  child.rank = rank;
   child.pid = fork();
   if (child.pid == 0) {
     become_rank({.argv = argv.get(),
@@ -223,11 +232,12 @@ void Supervisor::start(int local_rank) {
                  .exec_error = exec_error.write.number()});
   }
   if (child.pid < 0) {
-    child.has_exited = true;
+    const int reason = errno;
+    children_.pop_back();
     throw ConfigError(
         "cannot start rank {}: {}; start fewer ranks, or raise the limit on "
         "processes (ulimit -u)",
-        child.rank, std::strerror(errno));
+        rank, std::strerror(reason));
   }
   setpgid(child.pid, child.pid);  // here too: whichever comes first
   child.report = std::move(report.read);
@@ -284,8 +294,16 @@ void Supervisor::on_signal(int signal) {
   if (signal == SIGCHLD) return reap();
   if (stop_signal_ == 0) {
     stop_signal_ = signal;
+    stopped_at_ = Clock::now();
+    signals_.stay_blocked();
     signal_all(signal);
-  } else {
+    if (options_.starts_outstep) {
+      std::fputs(
+          "outstep: asked to stop: the ranks finish their step and save a checkpoint; a second "
+          "Ctrl-C leaves at once\n",
+          stderr);
+    }
+  } else if (Clock::now() - stopped_at_ > kSameWish) {
     left_at_once_ = true;
     kill_all();
   }
@@ -396,7 +414,7 @@ ReservedPort::ReservedPort(int port) {
   auto* generic = reinterpret_cast<sockaddr*>(&address);
   if (bind(socket_.number(), generic, length) != 0 ||
       getsockname(socket_.number(), generic, &length) != 0) {
-    throw CommError("cannot use port {}: {}; choose another with --master-port", port,
+    throw CommError("cannot use port {}: {}; choose another with --master HOST:PORT", port,
                     std::strerror(errno));
   }
   port_ = ntohs(address.sin_port);

@@ -10,20 +10,22 @@
 
 // Starts the ranks of one machine as processes and sees them through to the end.
 //
-//   LaunchOutcome outcome = launch({.command = {"/usr/bin/outstep", "train", "r.toml"}, .num_ranks
-//   = 2}); return outcome.exit_code;
+//   LaunchOutcome outcome =
+//       launch({.command = {"/usr/bin/outstep", "train", "r.toml"}, .num_ranks = 2});
+//   return finish_launch(outcome);
 //
 // Each rank gets torchrun's variables (RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR
-// MASTER_PORT) and OUTSTEP_LAUNCH, the number of a pipe on which an Outstep rank reports how it
-// failed (report.h). Rank 0 has this process's stdout and stderr; of the others only the last lines
-// are kept, for the case that they fail.
+// MASTER_PORT), OUTSTEP_LAUNCH and OUTSTEP_REPORT, the number of a pipe on which an Outstep rank
+// reports how it failed (report.h). Rank 0 has this process's stdout and stderr; of the others only
+// the last lines are kept, for the case that they fail.
 //
 // Each rank leads a process group of its own, so a terminal's Ctrl-C reaches the launcher alone.
-// SIGINT and SIGTERM are passed on once; the second kills all ranks. When a rank fails the others
-// get `grace` to notice, then are killed. The kernel kills the ranks if the launcher dies. So no
-// process outlives the call.
+// SIGINT and SIGTERM are passed on once; the second kills all ranks, unless it comes so soon that
+// it is the same wish (kSameWish). When a rank fails the others get `grace` to notice, then are
+// killed. The kernel kills the ranks if the launcher dies. So no process outlives the call.
 //
-// Call it from the only thread of the process: it takes its signals by descriptor.
+// Call it from the only thread of the process: it takes its signals by descriptor. A process that
+// was asked to stop is on its way out: SIGINT and SIGTERM stay blocked after the call.
 
 namespace outstep::apps {
 

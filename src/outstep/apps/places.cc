@@ -35,17 +35,12 @@ std::vector<std::string> shipped_recipes() {
 
 }  // namespace
 
-train::Places places_of_machine() {
+data::Places places_of_machine() {
   // Without the variable, data/ of the present folder: there `outstep data get` puts it, too.
   const auto data = comm::environment_variable("OUTSTEP_DATA");
   return {.data_root = data && !data->empty() ? *data : "data",
-          .shipped_data = share_dir() / "data",
+          .shipped = share_dir() / "data",
           .cache = cache_folder()};
-}
-
-data::Places data_places_of_machine() {
-  const train::Places places = places_of_machine();
-  return {.data_root = places.data_root, .shipped = places.shipped_data, .cache = places.cache};
 }
 
 fs::path program_path() {

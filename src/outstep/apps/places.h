@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string>
 
-#include "outstep/train/assembly.h"
+#include "outstep/data/places.h"
 
 // Where things lie on this machine, as the environment and the program's own place say.
 
@@ -11,8 +11,7 @@ namespace outstep::apps {
 
 // data_root is OUTSTEP_DATA; the samples lie in share_dir()/data; the cache in
 // XDG_CACHE_HOME/outstep or HOME/.cache/outstep, or nowhere.
-train::Places places_of_machine();
-data::Places data_places_of_machine();  // the same, for the data room
+data::Places places_of_machine();
 
 // This program's own file, to start it once more.
 std::filesystem::path program_path();

@@ -19,6 +19,14 @@ struct Flags {
   std::vector<std::string> overrides;
 };
 
+// The first line of the reason; --json has all of it.
+std::string data_text(const train::Plan& plan) {
+  if (plan.missing_data.empty()) return "";
+  const size_t end = plan.missing_data.find('\n');
+  return fmt::format("data not here ({}{}): the model's own examples were used\n",
+                     plan.missing_data.substr(0, end), end == std::string::npos ? "" : " …");
+}
+
 std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {
   Table memory{.header = {"memory of a rank", "bytes"}, .rows = {}};
   const auto row = [&](const std::string& what, int64_t bytes) {
@@ -38,9 +46,9 @@ std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool
     step.rows.push_back({"communication", human_seconds(plan.communication_seconds)});
     if (measured) step.rows.push_back({"together", human_seconds(plan.step_seconds)});
   }
-  return fmt::format("{}  {} parameters · {}\n\n{}\n{}", plan.model,
-                     with_commas(plan.num_parameters), recipe.mesh.describe(), memory.text(),
-                     step.text());
+  return fmt::format("{}  {} parameters · {}\n{}\n{}\n{}", plan.model,
+                     with_commas(plan.num_parameters), recipe.mesh.describe(), data_text(plan),
+                     memory.text(), step.text());
 }
 
 int run(const Flags& flags, const Invocation& invocation) {
@@ -70,7 +78,8 @@ void add_plan(Invocation& invocation) {
                      "Each rank's link, such as 200mbit, 10gbit or 25MB/s: tells the step's time");
   command.add_flag(
       "--no-measure", flags->no_measure,
-      "Run nothing: without activations and times, for models too large for this machine");
+      "Run no step: without activations and times; parameters, gradients and optimizer state are "
+      "allocated all the same");
   invocation.takes_json(command);
   invocation.takes_overrides(command, flags->overrides);
   invocation.on_run(command, [flags, &invocation] { return run(*flags, invocation); });

@@ -9,18 +9,17 @@
 namespace outstep::apps {
 namespace {
 
-// model.start_from too: the checkpoint's weights take its place.
-constexpr std::array<std::string_view, 7> kHarmless = {
-    "log.",      "checkpoint.",   "evaluation.",     "comm.",
-    "data.path", "data.prefetch", "model.start_from"};
+constexpr std::array<std::string_view, 6> kHarmless = {"log.",  "checkpoint.", "evaluation.",
+                                                       "comm.", "data.path",   "data.prefetch"};
 
 struct Told {
   std::string_view key;
   std::string_view consequence;
 };
-constexpr std::array<Told, 4> kTold = {{
+constexpr std::array<Told, 5> kTold = {{
     {"train.steps", "schedules that end with the run are stretched to the new end"},
     {"mesh.replicas", "the micro-batches of a step are as many as the replicas"},
+    {"sync.name", "another sync may sum gradients in another order"},
     {"train.threads", "sums inside kernels may be taken in another order"},
     {"train.device", "another device rounds otherwise"},
 }};

@@ -22,11 +22,12 @@ TEST(ResumeRules, WhatChangesItIsTold) {
   EXPECT_EQ(notes[0],
             "--train.steps=1200: not bit for bit the run it was, since schedules that end with the "
             "run are stretched to the new end");
+  EXPECT_EQ(check_resume_overrides({"mesh.replicas=2", "sync.name=zero1"}).size(), 2u);
 }
 
 TEST(ResumeRules, WhatMakesItAnotherRunIsRefused) {
   for (const char* override : {"model.n_layer=3", "optimizer.lr=1", "train.seed=2", "data.name=x",
-                               "sync.name=ddp", "engine.micro_batch=8"}) {
+                               "sync.wire=bf16", "engine.micro_batch=8", "model.start_from=x"}) {
     EXPECT_THROW(check_resume_overrides({override}), ConfigError) << override;
   }
   try {

@@ -31,7 +31,10 @@ std::string traffic_text(const method::Synchronizer& sync) {
 
 // "validation loss 1.71 nats/byte (2.47 bits)" or "validation loss 0.52, accuracy 82.1 %"
 std::string result_text(const train::Assembly& assembly, const train::Summary& summary) {
-  if (!summary.validation_loss) return fmt::format("train loss {:.4g}", summary.train_loss);
+  if (!summary.validation_loss) {
+    return summary.train_loss ? fmt::format("train loss {:.4g}", *summary.train_loss)
+                              : "nothing was left to train";
+  }
   std::string text = fmt::format("validation loss {:.4g}", *summary.validation_loss);
   if (assembly.data.unit == "tokens") {
     const bool is_bytes = assembly.data.tokenizer && assembly.data.tokenizer->vocab_size() == 256;

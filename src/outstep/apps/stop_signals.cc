@@ -8,8 +8,6 @@
 namespace outstep::apps {
 namespace {
 
-constexpr int64_t kSameWishNanoseconds = 500'000'000;
-
 // What a handler may touch: lock-free atomics of static storage.
 std::atomic<bool> g_stop{false};
 std::atomic<int> g_signal{0};
@@ -28,7 +26,7 @@ void on_signal(int signal) {
     g_first_at = now_nanoseconds();
     g_signal = signal;
     g_stop = true;
-  } else if (now_nanoseconds() - g_first_at > kSameWishNanoseconds) {
+  } else if (std::chrono::nanoseconds(now_nanoseconds() - g_first_at) > kSameWish) {
     _exit(128 + signal);
   }
 }

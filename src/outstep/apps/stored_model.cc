@@ -8,6 +8,7 @@
 #include "outstep/io/settings.h"
 #include "outstep/nn/hugging_face.h"
 #include "outstep/train/checkpoint.h"
+#include "outstep/train/manifest.h"
 #include "outstep/train/run_folder.h"
 
 namespace outstep::apps {
@@ -23,10 +24,17 @@ bool has_vocabulary(const fs::path& folder) {
          fs::exists(folder / "encoder.json");
 }
 
+// As the model was trained with; nothing for tokens that came from a file.
+std::optional<std::string> tokenizer_of_recipe(const fs::path& recipe) {
+  auto settings = io::Settings::from_file(recipe);
+  io::Section data = settings.section("data");
+  if (data.text("name", "text") != "text") return std::nullopt;
+  return data.text("tokenizer", "bytes");
+}
+
 std::string tokenizer_name(const StoredModel& stored, int64_t vocab_size) {
   if (stored.recipe) {
-    auto settings = io::Settings::from_file(*stored.recipe);
-    return settings.section("data").text("tokenizer", "bytes");
+    if (const auto name = tokenizer_of_recipe(*stored.recipe)) return *name;
   }
   if (has_vocabulary(stored.folder)) return stored.folder.string();
   if (vocab_size == kByteTokens) return "bytes";
@@ -49,6 +57,9 @@ StoredModel open_stored_model(const fs::path& named) {
                      .recipe = std::nullopt,
                      .model = nullptr,
                      .params = nullptr};
+  if (fs::exists(stored.folder / "manifest.json")) {
+    train::Manifest::read_complete(stored.folder).verify(stored.folder);
+  }
   if (fs::exists(stored.folder / "recipe.toml")) stored.recipe = stored.folder / "recipe.toml";
   stored.model = nn::read_model(stored.folder);
   stored.params = std::make_unique<nn::FlatParams>(*stored.model, /*seed=*/0);
@@ -65,7 +76,7 @@ std::shared_ptr<const data::Tokenizer> tokenizer_of(const StoredModel& stored,
   }
   const auto vocab_size = config["vocab_size"].get<int64_t>();
   const std::string name = wanted.empty() ? tokenizer_name(stored, vocab_size) : wanted;
-  auto tokenizer = data::open_tokenizer(name, data_places_of_machine());
+  auto tokenizer = data::open_tokenizer(name, places_of_machine());
   if (tokenizer->vocab_size() > vocab_size) {
     throw ConfigError("tokenizer \"{}\" has {} tokens, but the model in {} knows {}", name,
                       tokenizer->vocab_size(), stored.folder.string(), vocab_size);

@@ -24,11 +24,12 @@ struct StoredModel {
 
 // The folder alone, not loaded. Throws DataError telling what is missing.
 std::filesystem::path find_stored_model(const std::filesystem::path& named);
+// Checks every file of a checkpoint before anything of it is used: DataError names the altered one.
 StoredModel open_stored_model(const std::filesystem::path& named);
 
 // What turns text into the model's tokens. wanted ("bytes", "gpt2", a folder) wins; else the
-// recipe's; else a vocabulary in the folder; else what the number of tokens says. Throws
-// ConfigError if there is no telling, or it does not fit.
+// recipe's, if it trained on text; else a vocabulary in the folder; else what the number of tokens
+// says. Throws ConfigError if there is no telling, or it does not fit.
 std::shared_ptr<const data::Tokenizer> tokenizer_of(const StoredModel& stored,
                                                     const std::string& wanted);
 

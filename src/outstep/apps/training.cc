@@ -13,6 +13,7 @@
 #include "outstep/apps/run_text.h"
 #include "outstep/apps/stop_signals.h"
 #include "outstep/base/errors.h"
+#include "outstep/base/log.h"
 #include "outstep/io/chrome_trace.h"
 #include "outstep/train/run_folder.h"
 
@@ -96,10 +97,14 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
              [&](const train::Progress& p) { rank.screen.progress(p, recipe.log.every); },
          .tracer = tracer ? &*tracer : nullptr});
   } catch (...) {
+    const Failure failure = describe_failure(std::current_exception());
     rank.screen.end_progress();
-    write_trace(tracer, folder, rank.world.rank);
-    throw FailureError(
-        with_hint(describe_failure(std::current_exception()), folder, rank.world.rank));
+    try {
+      write_trace(tracer, folder, rank.world.rank);
+    } catch (const std::exception& error) {  // says less than what ended the run
+      log::warn("no trace is left: {}", error.what());
+    }
+    throw FailureError(with_hint(failure, folder, rank.world.rank));
   }
   rank.screen.end_progress();
   write_trace(tracer, folder, rank.world.rank);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -16,8 +17,11 @@ namespace {
 using c10d::ProcessGroupGloo;
 using Names = std::shared_ptr<const std::vector<std::string>>;
 
-constexpr int kTripwireTag = 0x7fffffff;      // above all others
+constexpr int kTripwireTag = 0x7fffffff;  // above all others
+constexpr int kWatchTag = kTripwireTag - 1;
 constexpr std::chrono::milliseconds kNow{1};  // c10d's shortest time-out; 0 means none
+constexpr std::chrono::hours kForever{24 * 365};
+constexpr size_t kLargeMessage = 32 << 10;  // bytes; what a socket does not take at once
 
 // What Gloo's words for a failure say about the peer.
 std::string event_of(const std::string& text) {
@@ -37,11 +41,18 @@ struct GlooDevice::Handle {
 };
 
 // What the group and its transfers share; transfers may outlive the group.
+//
+// Gloo wakes those who wait for a peer that is gone, but for a message that has been sent or
+// received by half. So a thread for each peer with which large messages are exchanged waits for its
+// end, and ends the waits for these.
 struct GlooCore {
   c10::intrusive_ptr<ProcessGroupGloo> backend;  // guarded by mutex
   // A receive from each peer that nobody answers. One of a peer that is gone ends at once instead
   // of when its time is up, so one alone would not do.
   std::vector<c10::intrusive_ptr<c10d::Work>> tripwires;  // guarded by mutex
+  std::vector<c10::intrusive_ptr<c10d::Work>> watches;  // by peer, null for most; guarded by mutex
+  std::vector<bool> is_gone;                            // by peer; guarded by mutex
+  std::map<c10d::Work*, int> large;  // transfers of large messages: their peer; guarded by mutex
   std::mutex mutex;
   Names names;
   int rank = 0;
@@ -65,6 +76,43 @@ struct GlooCore {
         // That the first one times out is what closes all connections.
       }
     }
+    const std::lock_guard lock(mutex);
+    for (const auto& [transfer, peer] : large) transfer->abort();
+  }
+
+  void begin_large(c10d::Work& transfer, int peer) {
+    const std::lock_guard lock(mutex);
+    large.emplace(&transfer, peer);
+    if (is_gone[static_cast<size_t>(peer)] || departure.reason()) transfer.abort();
+  }
+  void end_large(c10d::Work& transfer) {
+    const std::lock_guard lock(mutex);
+    large.erase(&transfer);
+  }
+
+  // Blocks until the peer is gone, or stop_watching.
+  void watch(int peer, c10d::Work& end_of_peer) {
+    try {
+      if (!end_of_peer.wait(kForever)) return;
+    } catch (const std::exception&) {
+      const std::lock_guard lock(mutex);
+      is_gone[static_cast<size_t>(peer)] = true;
+      for (const auto& [transfer, its_peer] : large) {
+        if (its_peer == peer) transfer->abort();
+      }
+    }
+  }
+
+  void stop_watching() {
+    const std::lock_guard lock(mutex);
+    for (const auto& watch : watches) {
+      if (watch) watch->abort();
+    }
+  }
+
+  bool has_lost(int peer) {
+    const std::lock_guard lock(mutex);
+    return is_gone[static_cast<size_t>(peer)];
   }
 
   void lay_tripwires() {
@@ -81,15 +129,21 @@ namespace {
 class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<GlooTransfer> {
  public:
   GlooTransfer(std::shared_ptr<GlooCore> core, std::weak_ptr<Waiters> waiters,
-               c10::intrusive_ptr<c10d::Work> work, Complaint complaint, std::string post_failure)
+               c10::intrusive_ptr<c10d::Work> work, Complaint complaint, std::string post_failure,
+               bool is_large)
       : core_(std::move(core)),
         waiters_(std::move(waiters)),
         work_(std::move(work)),
         complaint_(std::move(complaint)),
-        post_failure_(std::move(post_failure)) {
+        post_failure_(std::move(post_failure)),
+        is_large_(is_large && work_) {
     ++core_->num_transfers;
+    if (is_large_) core_->begin_large(*work_, complaint_.peer);
   }
-  ~GlooTransfer() override { --core_->num_transfers; }
+  ~GlooTransfer() override {
+    if (work_ && is_large_) core_->end_large(*work_);
+    --core_->num_transfers;
+  }
 
   void wait() override {
     if (claim()) {
@@ -124,10 +178,13 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
     std::exception_ptr error;
     try {
       if (!post_failure_.empty()) throw std::runtime_error(post_failure_);
-      work_->wait(std::max(complaint_.deadline(), kNow));
+      if (!work_->wait(std::max(complaint_.deadline(), kNow))) {
+        throw std::runtime_error(core_->has_lost(complaint_.peer) ? "closed by peer" : "aborted");
+      }
     } catch (const std::exception& failure) {
       error = explain(failure.what(), begun);
     }
+    if (work_ && is_large_) core_->end_large(*work_);
     work_.reset();  // releases the tensor
     const std::lock_guard lock(mutex_);
     error_ = error;
@@ -151,6 +208,7 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
   c10::intrusive_ptr<c10d::Work> work_;  // null where posting failed already
   const Complaint complaint_;
   const std::string post_failure_;
+  const bool is_large_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool is_claimed_ = false;   // guarded by mutex_
@@ -188,14 +246,18 @@ GlooGroup::GlooGroup(Rendezvous& rendezvous, const GlooDevice& device, GlooPlace
                               c10::intrusive_ptr<c10d::Store>::reclaim_copy(&store), rank, size,
                               options);
                         });
+  core_->watches.resize(static_cast<size_t>(size()));
+  core_->is_gone.resize(static_cast<size_t>(size()));
   core_->lay_tripwires();
 }
 
 GlooGroup::~GlooGroup() {
   if (core_->num_transfers > 0) core_->close("left the group");
+  core_->stop_watching();
   waiters_.reset();
   const std::lock_guard lock(core_->mutex);
   core_->tripwires.clear();
+  core_->watches.clear();
   core_->backend.reset();
 }
 
@@ -215,6 +277,8 @@ Work GlooGroup::do_recv(at::Tensor tensor, int peer, const CallOptions& options)
 
 Work GlooGroup::post(at::Tensor tensor, int peer, bool is_send, const CallOptions& options) {
   core_->departure.throw_if_set(core_->self());
+  const bool is_large = tensor.nbytes() >= kLargeMessage;
+  if (is_large) watch(peer);
   std::vector<at::Tensor> tensors = {std::move(tensor)};
   c10::intrusive_ptr<c10d::Work> work;
   std::string failure;
@@ -228,7 +292,25 @@ Work GlooGroup::post(at::Tensor tensor, int peer, bool is_send, const CallOption
   }
   return Work(std::make_shared<GlooTransfer>(
       core_, waiters_, std::move(work),
-      Complaint{.names = core_->names, .peer = peer, .options = options}, std::move(failure)));
+      Complaint{.names = core_->names, .peer = peer, .options = options}, std::move(failure),
+      is_large));
+}
+
+void GlooGroup::watch(int peer) {
+  c10::intrusive_ptr<c10d::Work> watch;
+  {
+    const std::lock_guard lock(core_->mutex);
+    auto& place = core_->watches[static_cast<size_t>(peer)];
+    if (place) return;
+    try {
+      std::vector<at::Tensor> target = {at::empty({1}, at::kByte)};
+      watch = place = core_->backend->recv(target, peer, kWatchTag);
+    } catch (const std::exception&) {
+      return;  // the peer is gone: posting says so too
+    }
+  }
+  // Without a thread for it the deadline has to do.
+  (void)waiters_->run([core = core_, peer, watch] { core->watch(peer, *watch); });
 }
 
 }  // namespace outstep::comm

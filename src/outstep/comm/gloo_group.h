@@ -57,9 +57,10 @@ class GlooGroup : public Group {
 
  private:
   Work post(at::Tensor tensor, int peer, bool is_send, const CallOptions& options);
+  void watch(int peer);
 
   std::shared_ptr<GlooCore> core_;
-  std::shared_ptr<Waiters> waiters_;  // for is_done of transfers nobody waits for
+  std::shared_ptr<Waiters> waiters_;  // for is_done of transfers nobody waits for, and watching
 };
 
 }  // namespace outstep::comm

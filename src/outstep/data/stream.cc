@@ -86,21 +86,30 @@ void Stream::seek(int64_t num_drawn) {
 
 void Stream::save(io::StateWriter& writer) const {
   writer.shared("stream.first", first_);
-  writer.shared("stream.drawn_by_all", first_ + num_drawn_ * options_.num_replicas);
-  writer.local("stream.num_drawn", num_drawn_);
+  writer.shared("stream.num_replicas", options_.num_replicas);
+  writer.slice("stream.num_drawn", at::full({1}, num_drawn_, at::kLong), options_.replica,
+               options_.num_replicas);
 }
 
 void Stream::load(io::StateReader& reader) {
-  const bool same_world = reader.has_local();
-  const int64_t first = reader.shared_int(same_world ? "stream.first" : "stream.drawn_by_all");
-  const int64_t num_drawn = same_world ? reader.local_int("stream.num_drawn") : 0;
-  if (first < 0 || num_drawn < 0) {
-    throw DataError(
-        "the checkpoint says that the data stream stands at {} + {}, before its beginning", first,
-        num_drawn);
+  constexpr int64_t kMostReplicas = 1 << 20;
+  const int64_t first = reader.shared_int("stream.first");
+  const int64_t num_replicas = reader.shared_int("stream.num_replicas");
+  if (num_replicas < 1 || num_replicas > kMostReplicas) {
+    throw DataError("the checkpoint says that the data stream has {} replicas", num_replicas);
   }
-  seek(num_drawn);
-  first_ = first;
+  const at::Tensor num_drawn = at::empty({num_replicas}, at::kLong);
+  reader.slice("stream.num_drawn", num_drawn, 0, num_replicas);
+  if (first < 0 || num_drawn.min().item<int64_t>() < 0) {
+    throw DataError("the checkpoint says that the data stream stands before its beginning");
+  }
+  if (num_replicas == options_.num_replicas) {
+    seek(num_drawn[options_.replica].item<int64_t>());
+    first_ = first;
+  } else {  // beyond what any replica has drawn
+    seek(0);
+    first_ = first + num_drawn.max().item<int64_t>() * num_replicas;
+  }
 }
 
 Batch Stream::make(int64_t drawn) const {

@@ -46,9 +46,8 @@ class Stream : public io::Stateful {
   const Dataset& dataset() const { return *dataset_; }
   const StreamOptions& options() const { return options_; }
 
-  // Saves how far this replica has come, and how far all have come together if each has drawn as
-  // many. The same world goes on exactly; another number of replicas goes on from the common
-  // number.
+  // Saves how far each replica has come. As many replicas go on where each stood; another number of
+  // them goes on beyond what any has drawn.
   void save(io::StateWriter& writer) const override;
   void load(io::StateReader& reader) override;
 

@@ -63,22 +63,27 @@ std::vector<std::vector<int64_t>> draw(Stream& stream, int num) {
 // A checkpoint of one rank, in memory.
 class State : public io::StateWriter, public io::StateReader {
  public:
-  explicit State(bool same_world = true) : same_world_(same_world) {}
   void shared(const std::string&, const at::Tensor&) override { FAIL(); }
   void shared(const std::string& name, int64_t value) override { shared_[name] = value; }
-  void slice(const std::string&, const at::Tensor&, int64_t, int64_t) override { FAIL(); }
+  void slice(const std::string& name, const at::Tensor& piece, int64_t begin,
+             int64_t total) override {
+    at::Tensor& whole = slices_[name];
+    if (!whole.defined()) whole = at::zeros({total}, piece.options());
+    whole.narrow(0, begin, piece.numel()).copy_(piece);
+  }
   void local(const std::string&, const at::Tensor&) override { FAIL(); }
-  void local(const std::string& name, int64_t value) override { local_[name] = value; }
+  void local(const std::string&, int64_t) override { FAIL(); }
   at::Tensor shared(const std::string&) override { return {}; }
   int64_t shared_int(const std::string& name) override { return shared_.at(name); }
-  void slice(const std::string&, at::Tensor, int64_t, int64_t) override { FAIL(); }
-  bool has_local() const override { return same_world_; }
+  void slice(const std::string& name, at::Tensor into, int64_t begin, int64_t) override {
+    into.copy_(slices_.at(name).narrow(0, begin, into.numel()));
+  }
+  bool has_local() const override { return false; }
   at::Tensor local(const std::string&) override { return {}; }
-  int64_t local_int(const std::string& name) override { return local_.at(name); }
+  int64_t local_int(const std::string&) override { return 0; }
 
   std::map<std::string, int64_t> shared_;
-  std::map<std::string, int64_t> local_;
-  bool same_world_;
+  std::map<std::string, at::Tensor> slices_;
 };
 
 TEST(Stream, DrawsEveryExampleOnceAnEpochInAnotherOrder) {
@@ -165,19 +170,21 @@ TEST(Stream, ALoadedStreamGoesOnWhereEachReplicaStood) {
   EXPECT_EQ(draw(loaded, 5), draw(original, 5));
 }
 
-TEST(Stream, AnotherNumberOfReplicasGoesOnFromTheCommonNumber) {
+TEST(Stream, AnotherNumberOfReplicasGoesOnBeyondWhatWasDrawn) {
   auto numbers = std::make_shared<Numbers>(17);
   Stream alone(numbers, {.micro_batch = 2});
   const auto row = draw(alone, 30);
-  Stream original(numbers, {.micro_batch = 2, .replica = 0, .num_replicas = 3});
-  draw(original, 3);  // all three replicas: numbers 0 to 8
-  State state(/*same_world=*/false);
-  original.save(state);
+  State state;
+  for (int replica = 0; replica < 3; ++replica) {  // the last one is the fastest: up to number 11
+    Stream original(numbers, {.micro_batch = 2, .replica = replica, .num_replicas = 3});
+    draw(original, 2 + replica);
+    original.save(state);
+  }
   for (int replica = 0; replica < 2; ++replica) {
     const StreamOptions options{.micro_batch = 2, .replica = replica, .num_replicas = 2};
     Stream loaded(numbers, options);
     loaded.load(state);
-    const auto first = static_cast<size_t>(9 + replica);
+    const auto first = static_cast<size_t>(12 + replica);
     EXPECT_EQ(all_of(loaded.next()), row[first]);
     EXPECT_EQ(all_of(loaded.next()), row[first + 2]);
     // And what was loaded can be saved and loaded again.
@@ -189,13 +196,16 @@ TEST(Stream, AnotherNumberOfReplicasGoesOnFromTheCommonNumber) {
   }
 }
 
-TEST(Stream, RefusesAStateBeforeTheBeginning) {
-  State state;
-  state.shared_ = {{"stream.first", 0}, {"stream.drawn_by_all", 0}};
-  state.local_ = {{"stream.num_drawn", -3}};
+TEST(Stream, RefusesAStateThatCannotBe) {
   Stream stream(std::make_shared<Numbers>(17), {});
+  State state;
+  state.shared_ = {{"stream.first", 0}, {"stream.num_replicas", 1}};
+  state.slices_ = {{"stream.num_drawn", at::tensor({-3}, at::kLong)}};
   EXPECT_THAT(testing::data_error([&] { stream.load(state); }),
               ::testing::HasSubstr("before its beginning"));
+  state.shared_["stream.num_replicas"] = int64_t{1} << 40;
+  EXPECT_THAT(testing::data_error([&] { stream.load(state); }),
+              ::testing::HasSubstr("1099511627776 replicas"));
 }
 
 TEST(Stream, RethrowsWhatItsThreadMet) {

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "outstep/engine/autocast.h"
-#include "outstep/method/layout.h"
 
 namespace outstep::engine {
 
@@ -36,7 +35,8 @@ BackpropEngine::BackpropEngine(nn::Model& model, nn::FlatParams& params, data::S
       params_(params),
       stream_(stream),
       options_(options),
-      channels_last_(options.channels_last.value_or(model.prefers_channels_last())) {}
+      channels_last_(options.channels_last.value_or(model.prefers_channels_last())),
+      ranges_(method::parameter_ranges(params)) {}
 
 BackpropEngine::~BackpropEngine() {
   if (!has_hooks_) return;
@@ -63,11 +63,8 @@ void BackpropEngine::install_hooks() {
 void BackpropEngine::announce(size_t parameter) noexcept {
   if (!callback_ || is_announced_[parameter] || callback_error_) return;
   is_announced_[parameter] = true;
-  const auto& entries = params_.entries();
-  const int64_t begin = parameter == 0 ? 0 : entries[parameter].offset;
-  const bool is_last = parameter + 1 == entries.size();
   try {
-    callback_(begin, is_last ? params_.size() : entries[parameter + 1].offset);
+    callback_(ranges_[parameter].begin, ranges_[parameter].end);
   } catch (...) {
     callback_error_ = std::current_exception();
   }

@@ -9,6 +9,7 @@
 #include "outstep/data/stream.h"
 #include "outstep/io/settings.h"
 #include "outstep/method/engine.h"
+#include "outstep/method/layout.h"
 #include "outstep/nn/flat_params.h"
 #include "outstep/nn/model.h"
 
@@ -34,7 +35,10 @@ struct BackpropOptions {
 // synchronizer judges the gradient.
 //
 // Borrows model, parameters and stream. Writes: the flat gradient and the buffers (batch norm's
-// running statistics). One thread calls it; range callbacks run on that thread.
+// running statistics). One thread calls it. Range callbacks run on that thread for a model on the
+// CPU; for one on a CUDA device on autograd's thread of that device, one after another, while
+// accumulate waits. There a range is final in the order of the device's stream: what is to read it
+// must be queued behind that, or wait for the stream.
 class BackpropEngine : public method::GradientEngine {
  public:
   BackpropEngine(nn::Model& model, nn::FlatParams& params, data::Stream& stream,
@@ -67,6 +71,7 @@ class BackpropEngine : public method::GradientEngine {
   data::Stream& stream_;
   BackpropOptions options_;
   bool channels_last_;
+  std::vector<optim::Range> ranges_;  // by parameter
 
   method::RangeCallback callback_;
   bool has_hooks_ = false;

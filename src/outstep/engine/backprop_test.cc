@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "outstep/engine/autocast.h"
 #include "outstep/method/testing.h"
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/mlp.h"
@@ -56,10 +57,11 @@ std::unique_ptr<nn::Model> mlp() {
   return std::make_unique<nn::Mlp>(nn::MlpOptions{
       .input_shape = {1, 4, 4}, .hidden_sizes = {8}, .num_classes = Examples::kNumClasses});
 }
+// Large enough for the fused kernels: heads of 16 channels.
 std::unique_ptr<nn::Model> gpt2() {
   return std::make_unique<nn::Gpt2>(nn::Gpt2Options{.vocab_size = Examples::kNumClasses,
                                                     .n_positions = 8,
-                                                    .n_embd = 8,
+                                                    .n_embd = 32,
                                                     .n_layer = 2,
                                                     .n_head = 2,
                                                     .tie_word_embeddings = true});
@@ -94,13 +96,22 @@ data::Batch first_batch(const Bench& bench) {
   return stream.next();
 }
 
-TEST(Backprop, AddsAutogradsGradientIntoTheFlatVector) {
+class BackpropIn : public ::testing::TestWithParam<Precision> {};
+INSTANTIATE_TEST_SUITE_P(Precisions, BackpropIn,
+                         ::testing::Values(Precision::fp32, Precision::bf16), [](const auto& info) {
+                           return info.param == Precision::fp32 ? "fp32" : "bf16";
+                         });
+
+TEST_P(BackpropIn, AddsAutogradsGradientIntoTheFlatVector) {
   for (auto make : {mlp, gpt2, resnet}) {
-    Bench bench(make(), {.channels_last = false});
+    Bench bench(make(), {.precision = GetParam(), .channels_last = false});
     const data::Batch batch = first_batch(bench);
     nn::ForwardContext context{.training = true, .seed = 1};
-    const at::Tensor loss =
-        bench.model->loss(bench.model->forward(batch.inputs, context), batch.targets).loss;
+    at::Tensor loss;
+    {
+      const Autocast autocast(GetParam() == Precision::bf16, at::kCPU);
+      loss = bench.model->loss(bench.model->forward(batch.inputs, context), batch.targets).loss;
+    }
     std::vector<at::Tensor> leaves;
     for (nn::Parameter* parameter : bench.params.parameters()) leaves.push_back(parameter->tensor);
     const auto expected = torch::autograd::grad({loss}, leaves);
@@ -251,22 +262,25 @@ TEST(Backprop, EvaluatesWithoutTouchingAnything) {
   }
 }
 
-TEST(Backprop, GoesOnFromACheckpointBitForBit) {
-  Bench whole(resnet()), stopped(resnet());
-  MemoryCheckpoint checkpoint;
-  for (Bench* bench : {&whole, &stopped}) {
-    bench->engine->accumulate();
-    bench->engine->accumulate();
-  }
-  checkpoint.save(0, *stopped.engine);
-  whole.params.zero_gradients();
-  whole.engine->accumulate();
+TEST_P(BackpropIn, GoesOnFromACheckpointBitForBit) {
+  for (auto make : {mlp, gpt2, resnet}) {
+    const BackpropOptions options{.precision = GetParam()};
+    Bench whole(make(), options), stopped(make(), options);
+    MemoryCheckpoint checkpoint;
+    for (Bench* bench : {&whole, &stopped}) {
+      bench->engine->accumulate();
+      bench->engine->accumulate();
+    }
+    checkpoint.save(0, *stopped.engine);
+    whole.params.zero_gradients();
+    whole.engine->accumulate();
 
-  Bench resumed(resnet());
-  checkpoint.load(0, *resumed.engine);
-  resumed.engine->accumulate();
-  EXPECT_TRUE(at::equal(resumed.gradient(), whole.gradient()));
-  EXPECT_TRUE(at::equal(resumed.params.buffers(), whole.params.buffers()));
+    Bench resumed(make(), options);
+    checkpoint.load(0, *resumed.engine);
+    resumed.engine->accumulate();
+    EXPECT_TRUE(at::equal(resumed.gradient(), whole.gradient()));
+    EXPECT_TRUE(at::equal(resumed.params.buffers(), whole.params.buffers()));
+  }
 }
 
 TEST(Backprop, TakesNoBuffersFromAWorldOfAnotherShape) {

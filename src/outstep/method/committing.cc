@@ -6,6 +6,13 @@
 
 namespace outstep::method {
 
+ConfigError finished_too_many(int64_t finished, int64_t asked_for) {
+  return ConfigError(
+      "the engine finished {} micro-batches where the sync asked for {}; set train.accumulation "
+      "to a multiple of what the engine finishes at once",
+      finished, asked_for);
+}
+
 Contribution accumulate_exactly(GradientEngine& engine, int64_t count,
                                 const std::function<void()>& before_last) {
   check(count > 0, "a step has at least one micro-batch");
@@ -18,18 +25,26 @@ Contribution accumulate_exactly(GradientEngine& engine, int64_t count,
     }
     total += engine.accumulate();
   }
-  if (total.micro_batches > count) {
-    throw ConfigError(
-        "the engine finished {} micro-batches where the sync asked for {}; set train.accumulation "
-        "to a multiple of what the engine finishes at once",
-        total.micro_batches, count);
-  }
+  if (total.micro_batches > count) throw finished_too_many(total.micro_batches, count);
   return total;
+}
+
+comm::Shards shards_of(const nn::FlatParams& params, const comm::Group& group) {
+  return {.total = params.size(), .count = group.size(), .grain = optim::kNormGrain};
 }
 
 OnNonfinite read_on_nonfinite(io::Section& section) {
   const std::string choice = section.text("on_nonfinite", "fail", {.choices = {"fail", "skip"}});
   return choice == "skip" ? OnNonfinite::skip : OnNonfinite::fail;
+}
+
+BuffersBeforeStep::BuffersBeforeStep(const nn::FlatParams& params, OnNonfinite on_nonfinite)
+    : live_(params.buffers()) {
+  if (on_nonfinite == OnNonfinite::skip && live_.numel() > 0) copy_ = live_.clone();
+}
+
+void BuffersBeforeStep::put_back_if_skipped(const Judgement& judgement) const {
+  if (judgement.is_skipped && copy_.defined()) live_.copy_(copy_);
 }
 
 Judgement judge(const optim::ExactSum& squared_norm, int64_t count, const StepContext& context,

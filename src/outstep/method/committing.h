@@ -3,7 +3,9 @@
 #include <exception>
 #include <functional>
 
+#include "outstep/base/errors.h"
 #include "outstep/comm/group.h"
+#include "outstep/io/settings.h"
 #include "outstep/method/engine.h"
 #include "outstep/method/synchronizer.h"
 #include "outstep/optim/norm.h"
@@ -19,6 +21,11 @@ namespace outstep::method {
 // than it was asked for.
 Contribution accumulate_exactly(GradientEngine& engine, int64_t count,
                                 const std::function<void()>& before_last = {});
+ConfigError finished_too_many(int64_t finished, int64_t asked_for);
+
+// How replicas share the flat vector out: at multiples of the norm's grain, so that the norm does
+// not depend on their number.
+comm::Shards shards_of(const nn::FlatParams& params, const comm::Group& group);
 
 // Ends an engine's announcements of ready ranges, however the scope is left.
 class RangeAnnouncements {
@@ -61,6 +68,19 @@ struct Judgement {
   double scale =
       0;  // what the summed gradient is multiplied by: 1/count, times the clipping factor
   bool is_skipped = false;
+};
+
+// The buffers (batch norm's running statistics) as they are before a step, whose forward passes
+// move them. A step that is skipped puts them back: what spoiled its gradient is in them too.
+// Copies nothing where no step is ever skipped, or there are no buffers.
+class BuffersBeforeStep {
+ public:
+  BuffersBeforeStep(const nn::FlatParams& params, OnNonfinite on_nonfinite);
+  void put_back_if_skipped(const Judgement& judgement) const;
+
+ private:
+  at::Tensor live_;
+  at::Tensor copy_;  // undefined: none is needed
 };
 
 // Judges the sum of `count` micro-batches' gradients by its squared norm; the same on every rank

@@ -62,6 +62,21 @@ TEST(Judge, NamesTheStepOfAGradientThatIsNotFinite) {
   EXPECT_TRUE(judge(sum_of(std::nan("")), 4, {}, OnNonfinite::skip, {}).is_skipped);
 }
 
+TEST(BuffersBeforeStep, ArePutBackWhenAStepIsSkipped) {
+  testing::ParametersOnly model({4}, /*num_buffers=*/2);
+  nn::FlatParams params(model, 1);
+  const auto after = [&](OnNonfinite on_nonfinite, bool is_skipped) {
+    params.buffers().fill_(1);
+    const BuffersBeforeStep before(params, on_nonfinite);
+    params.buffers().fill_(std::nan(""));
+    before.put_back_if_skipped({.is_skipped = is_skipped});
+    return params.buffers()[1].item<float>();
+  };
+  EXPECT_EQ(after(OnNonfinite::skip, true), 1);
+  EXPECT_TRUE(std::isnan(after(OnNonfinite::skip, false)));
+  EXPECT_TRUE(std::isnan(after(OnNonfinite::fail, true)));  // never asked for: fail throws
+}
+
 // A stage that contributes nothing while it fills, then two micro-batches at once.
 class Bursts : public testing::FormulaEngine {
  public:

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <span>
+#include <vector>
 
 #include "outstep/data/stream.h"
 #include "outstep/io/state.h"
@@ -20,6 +22,11 @@ struct Contribution {
   int64_t staleness_max = 0;
 
   Contribution& operator+=(const Contribution& other);
+
+  // As numbers, to be sent or saved.
+  static constexpr int kNumValues = 7;
+  std::vector<double> to_values() const;
+  static Contribution from_values(std::span<const double> values);
 };
 
 // Sums over the evaluated examples.

@@ -1,19 +1,19 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "outstep/base/trace.h"
 #include "outstep/io/state.h"
 #include "outstep/method/engine.h"
 #include "outstep/optim/optimizer.h"
-#include "outstep/optim/schedule.h"
 
 namespace outstep::method {
 
 struct StepContext {
-  int64_t step = 0;  // committed updates so far
-  const optim::Schedule* schedule = nullptr;
-  int64_t accumulation = 1;  // micro-batches a rank and step, for synchronizers that fix it
+  int64_t step = 0;          // committed updates so far
+  double lr = 0;             // of this update
+  int64_t accumulation = 1;  // micro-batches a rank and step, where the synchronizer fixes it
   double clip_norm = 0;      // 0: no clipping
   trace::Tracer* tracer = nullptr;
 };
@@ -24,6 +24,10 @@ struct StepReport {
   int64_t micro_batches_total = 0;  // of all replicas in the update
   double grad_norm = 0;             // of the mean gradient, before clipping
   double lr = 0;
+  // Of methods with several rounds a step: this rank's micro-batches in each, and which share of
+  // the update the first one, all replicas together, makes.
+  std::vector<int64_t> round_micro_batches = {};
+  double estimate_share = 0;
   bool is_skipped = false;           // the gradient was not finite and the recipe said to drop it
   int64_t bytes_sent = 0;            // by this rank, for this update
   double communication_seconds = 0;  // time in which this rank's communication was under way
@@ -47,6 +51,11 @@ class Synchronizer : public io::Stateful {
  public:
   virtual const std::string& name() const = 0;
   virtual StepReport step(GradientEngine& engine, const StepContext& context) = 0;
+  // Between two steps, on all replicas, before parameters are evaluated or saved: the live
+  // parameters become the committed ones, and work in flight takes a form that can be saved. resume
+  // puts back what computing goes on with; neither changes what follows.
+  virtual void pause(const StepContext& /*context*/) {}
+  virtual void resume() {}
   // Bytes of parameters-sized vectors this rank holds beside parameters and gradients: optimizer
   // state, communication buffers.
   virtual int64_t optimizer_bytes() const = 0;

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <map>
@@ -23,16 +25,21 @@
 
 namespace outstep::method::testing {
 
-// Parameters of the given sizes, one a block; every second one does not decay.
+// Parameters of the given sizes, one a block; every second one does not decay. If asked for,
+// buffers too, a scalar each.
 class ParametersOnly : public nn::Model {
  public:
-  explicit ParametersOnly(const std::vector<int64_t>& sizes) {
+  explicit ParametersOnly(const std::vector<int64_t>& sizes, int64_t num_buffers = 0) {
     for (size_t i = 0; i < sizes.size(); ++i) {
       const nn::Decay decay = i % 2 == 0 ? nn::Decay::yes : nn::Decay::no;
       blocks.push_back(std::make_unique<OneParameter>("p" + std::to_string(i), sizes[i], decay));
     }
+    for (int64_t i = 0; i < num_buffers; ++i) {
+      blocks.push_back(std::make_unique<OneBuffer>("b" + std::to_string(i)));
+    }
   }
   const std::string& family() const override { return family_; }
+  void require_takes(const nn::ModelFacts&, const nn::OriginOf&) const override {}
   nlohmann::ordered_json config() const override { return {}; }
   at::Tensor example_input(int64_t) const override { return {}; }
   at::Tensor example_target(int64_t) const override { return {}; }
@@ -45,6 +52,11 @@ class ParametersOnly : public nn::Model {
     }
     at::Tensor forward(const at::Tensor& input, nn::ForwardContext&) override { return input; }
   };
+  class OneBuffer : public nn::Block {
+   public:
+    explicit OneBuffer(const std::string& name) : Block(name) { add_buffer(name, {}, 1); }
+    at::Tensor forward(const at::Tensor& input, nn::ForwardContext&) override { return input; }
+  };
 
   std::string family_ = "parameters only";
 };
@@ -52,21 +64,26 @@ class ParametersOnly : public nn::Model {
 struct FormulaOptions {
   int replica = 0;  // draws micro-batches replica, replica + num_replicas, …, as data::Stream
   int num_replicas = 1;
+  std::function<void()> before_accumulate = {};
   bool announces_forwards = false;  // ranges in another order than backward's
+  double pull = 0.1;                // λ: how much of the parameters is in their gradient
+  double noise = 1;                 // times a micro-batch's own part
   int64_t not_finite_at = -1;       // number of a micro-batch with a NaN in its gradient
   int64_t throws_at = -1;           // number of a micro-batch that throws half way through backward
 };
 
-// The gradient of micro-batch n at parameters p is p · 0.1 + noise(n): it depends on both, and has
-// no order of its own.
+// The gradient of micro-batch n at parameters p is λ · p + noise(n): it depends on both, and has
+// no order of its own. Buffers move towards n + 1, or to NaN with the gradient.
 class FormulaEngine : public GradientEngine {
  public:
   FormulaEngine(nn::FlatParams& params, FormulaOptions options)
       : params_(params), options_(options) {}
 
   Contribution accumulate() override {
+    if (options_.before_accumulate) options_.before_accumulate();
     const int64_t number = num_drawn_++ * options_.num_replicas + options_.replica;
     const at::NoGradGuard no_grad;
+    move_buffers(number);
     const std::vector<optim::Range> ranges = parameter_ranges(params_);
     for (size_t i = 0; i < ranges.size(); ++i) {
       const size_t p = options_.announces_forwards ? i : ranges.size() - 1 - i;
@@ -89,6 +106,11 @@ class FormulaEngine : public GradientEngine {
   void load(io::StateReader& reader) override { num_drawn_ = reader.shared_int("num_drawn"); }
 
  private:
+  void move_buffers(int64_t number) {
+    const bool is_finite = number != options_.not_finite_at;
+    const double target = is_finite ? double(number + 1) : std::nan("");
+    params_.buffers().mul_(0.9).add_(0.1 * target);
+  }
   void add_gradient(size_t parameter, int64_t number) {
     const nn::FlatParams::Entry& entry = params_.entries()[parameter];
     at::Tensor noise = at::empty({entry.numel}, at::kFloat);
@@ -96,7 +118,9 @@ class FormulaEngine : public GradientEngine {
                 {.seed = parameter, .purpose = purpose("formula"), .stream = uint64_t(number)});
     if (number == options_.not_finite_at) noise[0] = std::numeric_limits<float>::quiet_NaN();
     const at::Tensor values = params_.values().narrow(0, entry.offset, entry.numel);
-    params_.gradients().narrow(0, entry.offset, entry.numel).add_(values * 0.1 + noise);
+    params_.gradients()
+        .narrow(0, entry.offset, entry.numel)
+        .add_(values * options_.pull + noise * options_.noise);
   }
 
   nn::FlatParams& params_;
@@ -117,6 +141,17 @@ class MemoryCheckpoint {
   void load(int rank, io::Stateful& stateful, bool has_local = true) const {
     Reader reader(*this, rank, has_local);
     stateful.load(reader);
+  }
+  int64_t shared_int(const std::string& name) const {
+    return entry(tensors_, name).item<int64_t>();
+  }
+  // Whether both hold the same pieces of the same flat vectors.
+  bool same_slices(const MemoryCheckpoint& other) const {
+    return std::ranges::equal(slices_, other.slices_, [](const auto& a, const auto& b) {
+      return a.first == b.first && std::ranges::equal(a.second, b.second, [](auto& x, auto& y) {
+               return x.first == y.first && at::equal(x.second, y.second);
+             });
+    });
   }
   // A flat vector as the ranks together have saved it. Throws DataError if it has holes.
   at::Tensor whole(const std::string& name) const {

@@ -24,7 +24,8 @@ int64_t all_reduce_bytes(int64_t size, int rank, int num_ranks, comm::Wire wire)
   if (num_ranks <= 2 || comm::collectives::sends_whole(size * kBytesInMemory, num_ranks)) {
     return (num_ranks - 1) * size * wire_bytes_per_element(wire);
   }
-  const comm::Shards shards{.total = size, .count = num_ranks, .grain = comm::collectives::kShardGrain};
+  const comm::Shards shards{
+      .total = size, .count = num_ranks, .grain = comm::collectives::kShardGrain};
   return reduce_scatter_bytes(shards, rank, wire) + all_gather_bytes(shards, rank, wire);
 }
 

@@ -34,6 +34,7 @@ class TwoScales : public Model {
     blocks.push_back(std::make_unique<Scale>("second", 5, shared));
   }
   const std::string& family() const override { return family_; }
+  void require_takes(const ModelFacts&, const OriginOf&) const override {}
   nlohmann::ordered_json config() const override { return {}; }
   at::Tensor example_input(int64_t batch) const override { return at::ones({batch, 5}); }
   at::Tensor example_target(int64_t batch) const override { return at::zeros({batch}, at::kLong); }

@@ -43,6 +43,8 @@ struct Gpt2Options {
   // than this one.
   static Gpt2Options from_hugging_face(const nlohmann::ordered_json& config,
                                        const std::string& origin);
+
+  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const;
 };
 
 class Gpt2 : public Model {
@@ -51,6 +53,9 @@ class Gpt2 : public Model {
 
   const Gpt2Options& options() const { return options_; }
   const std::string& family() const override;
+  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const override {
+    options_.require_takes(facts, origin_of);
+  }
   nlohmann::ordered_json config() const override;
   at::Tensor example_input(int64_t batch) const override;   // [B, n_positions] int64
   at::Tensor example_target(int64_t batch) const override;  // [B, n_positions] int64

@@ -7,30 +7,6 @@
 namespace outstep::nn {
 namespace {
 
-void check_against(const ModelFacts& facts, const Gpt2Options& options,
-                   const io::Section& section) {
-  if (facts.num_classes > 0) {
-    throw ConfigError(
-        "{}: model \"gpt2\" reads tokens, but {} gives images; use a resnet or mlp, or data of "
-        "text",
-        section.origin("name"), facts.source);
-  }
-  if (options.vocab_size < facts.vocab_size) {
-    throw ConfigError("{}: model.vocab_size = {} is smaller than the {} tokens of {}",
-                      section.origin("vocab_size"), options.vocab_size, facts.vocab_size,
-                      facts.source);
-  }
-  if (options.n_positions < facts.context) {
-    throw ConfigError(
-        "{}: model.n_positions = {} is shorter than the {} tokens in an example of {}",
-        section.origin("n_positions"), options.n_positions, facts.context, facts.source);
-  }
-  if (options.n_embd % options.n_head != 0) {
-    throw ConfigError("{}: model.n_embd = {} is not a multiple of model.n_head = {}",
-                      section.origin("n_head"), options.n_embd, options.n_head);
-  }
-}
-
 // Settings of transformers that make another model of it; we have the one they all default to.
 void refuse_variants(const ConfigValues& values) {
   const std::string& origin = values.origin();
@@ -57,6 +33,24 @@ void refuse_variants(const ConfigValues& values) {
 
 }  // namespace
 
+void Gpt2Options::require_takes(const ModelFacts& facts, const OriginOf& origin_of) const {
+  if (facts.num_classes > 0) {
+    throw ConfigError(
+        "{}: model \"gpt2\" reads tokens, but {} gives images; use a resnet or mlp, or data of "
+        "text",
+        origin_of("name"), facts.source);
+  }
+  if (vocab_size < facts.vocab_size) {
+    throw ConfigError("{}: model.vocab_size = {} is smaller than the {} tokens of {}",
+                      origin_of("vocab_size"), vocab_size, facts.vocab_size, facts.source);
+  }
+  if (n_positions < facts.context) {
+    throw ConfigError(
+        "{}: model.n_positions = {} is shorter than the {} tokens in an example of {}",
+        origin_of("n_positions"), n_positions, facts.context, facts.source);
+  }
+}
+
 Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts) {
   const Gpt2Options defaults;
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
@@ -80,7 +74,11 @@ Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts) {
   options.initializer_range = section.number("initializer_range", defaults.initializer_range,
                                              {.min = 0, .max = 10, .excludes_min = true});
   options.tie_word_embeddings = section.flag("tie_word_embeddings", defaults.tie_word_embeddings);
-  check_against(facts, options, section);
+  options.require_takes(facts, [&](const std::string& key) { return section.origin(key); });
+  if (options.n_embd % options.n_head != 0) {
+    throw ConfigError("{}: model.n_embd = {} is not a multiple of model.n_head = {}",
+                      section.origin("n_head"), options.n_embd, options.n_head);
+  }
   return options;
 }
 

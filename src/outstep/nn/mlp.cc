@@ -54,12 +54,6 @@ class Dense : public Block {
 }  // namespace
 
 MlpOptions MlpOptions::read(io::Section& section, const ModelFacts& facts) {
-  if (facts.vocab_size > 0) {
-    throw ConfigError(
-        "{}: model \"mlp\" does not read tokens, as {} gives them; use model \"gpt2\", or data of "
-        "images",
-        section.origin("name"), facts.source);
-  }
   MlpOptions options;
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
   if (!facts.input_shape.empty()) options.input_shape = facts.input_shape;
@@ -68,18 +62,27 @@ MlpOptions MlpOptions::read(io::Section& section, const ModelFacts& facts) {
   options.hidden_sizes = section.integers("hidden_sizes", options.hidden_sizes, size);
   options.num_classes = section.integer("num_classes", options.num_classes, size);
   options.activation = section.text("activation", options.activation, {.choices = kActivations});
-  if (!facts.input_shape.empty() &&
-      c10::multiply_integers(options.input_shape) != c10::multiply_integers(facts.input_shape)) {
-    throw ConfigError("{}: model.input_shape holds {} numbers, but an example of {} holds {}",
-                      section.origin("input_shape"), c10::multiply_integers(options.input_shape),
-                      facts.source, c10::multiply_integers(facts.input_shape));
-  }
-  if (options.num_classes < facts.num_classes) {
-    throw ConfigError("{}: model.num_classes = {} is smaller than the {} classes of {}",
-                      section.origin("num_classes"), options.num_classes, facts.num_classes,
-                      facts.source);
-  }
+  options.require_takes(facts, [&](const std::string& key) { return section.origin(key); });
   return options;
+}
+
+void MlpOptions::require_takes(const ModelFacts& facts, const OriginOf& origin_of) const {
+  if (facts.vocab_size > 0) {
+    throw ConfigError(
+        "{}: model \"mlp\" does not read tokens, as {} gives them; use model \"gpt2\", or data of "
+        "images",
+        origin_of("name"), facts.source);
+  }
+  if (!facts.input_shape.empty() &&
+      c10::multiply_integers(input_shape) != c10::multiply_integers(facts.input_shape)) {
+    throw ConfigError("{}: model.input_shape holds {} numbers, but an example of {} holds {}",
+                      origin_of("input_shape"), c10::multiply_integers(input_shape), facts.source,
+                      c10::multiply_integers(facts.input_shape));
+  }
+  if (num_classes < facts.num_classes) {
+    throw ConfigError("{}: model.num_classes = {} is smaller than the {} classes of {}",
+                      origin_of("num_classes"), num_classes, facts.num_classes, facts.source);
+  }
 }
 
 MlpOptions MlpOptions::from_config(const nlohmann::ordered_json& config,

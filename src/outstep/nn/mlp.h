@@ -23,6 +23,8 @@ struct MlpOptions {
   static MlpOptions read(io::Section& section, const ModelFacts& facts);  // throws ConfigError
   static MlpOptions from_config(const nlohmann::ordered_json& config,
                                 const std::string& origin);  // throws DataError
+
+  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const;
 };
 
 class Mlp : public Model {
@@ -31,6 +33,9 @@ class Mlp : public Model {
 
   const MlpOptions& options() const { return options_; }
   const std::string& family() const override;
+  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const override {
+    options_.require_takes(facts, origin_of);
+  }
   nlohmann::ordered_json config() const override;
   at::Tensor example_input(int64_t batch) const override;   // [B] + input_shape
   at::Tensor example_target(int64_t batch) const override;  // [B] int64

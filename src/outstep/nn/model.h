@@ -6,13 +6,14 @@
 #include <vector>
 
 #include "outstep/nn/block.h"
+#include "outstep/nn/model_facts.h"
 
 namespace outstep::nn {
 
-// Mean cross-entropy over all targets, and how many the largest logit hits.
+// Mean cross-entropy over all targets.
 struct LossValue {
   at::Tensor loss;        // [] float32, with graph
-  int64_t num_units = 0;  // targets that count
+  int64_t num_units = 0;  // targets it is the mean over
 };
 
 class Model {
@@ -30,6 +31,9 @@ class Model {
   LossValue loss(const at::Tensor& logits, const at::Tensor& targets) const;
   // What evaluation reports: the cross-entropy without smoothing.
   LossValue plain_loss(const at::Tensor& logits, const at::Tensor& targets) const;
+  // Throws ConfigError if the model cannot take what the data gives: examples of another kind or
+  // shape, tokens or targets beyond those it knows.
+  virtual void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const = 0;
   // Whether images run faster with channels last; the engine then converts the input once.
   virtual bool prefers_channels_last() const { return false; }
   // config.json of the exported folder (Hugging Face's keys for GPT-2).

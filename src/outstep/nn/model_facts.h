@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,5 +20,9 @@ struct ModelFacts {
   std::vector<int64_t> input_shape =
       {};  // likewise: of one example; images are [channels, height, width]
 };
+
+// Where a key of [model] was set, to begin an error with: of a recipe "my.toml:2:1", of a stored
+// model its folder.
+using OriginOf = std::function<std::string(const std::string& key)>;
 
 }  // namespace outstep::nn

@@ -20,8 +20,8 @@ namespace outstep::nn {
 std::vector<std::string> model_names();
 
 // Reads model.name, the keys of that family, and model.label_smoothing. Explicit settings win over
-// the facts; where the two cannot both be (a vocabulary smaller than the data's) it throws a
-// ConfigError that names both.
+// the facts; where the two cannot both be (a vocabulary smaller than the data's,
+// Model::require_takes) it throws a ConfigError that names both.
 std::unique_ptr<Model> make_model(io::Section section, const ModelFacts& facts);
 
 // From the config.json that Model::config() or, for GPT-2, transformers wrote. Throws DataError,

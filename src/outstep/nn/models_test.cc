@@ -2,7 +2,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "outstep/nn/gpt2.h"
 #include "outstep/nn/mlp.h"
+#include "outstep/nn/resnet.h"
 #include "outstep/nn/testing.h"
 
 namespace outstep::nn {
@@ -54,6 +56,100 @@ TEST(Models, EveryConfigMakesTheSameModelAgain) {
   }
   EXPECT_THAT(text_of<DataError>([] { make_model(nlohmann::ordered_json::parse("{}"), "c.json"); }),
               HasSubstr("c.json: \"model_type\" is \"\", expected \"gpt2\""));
+}
+
+// A stored model and data that it was not trained on.
+TEST(Models, RefusesDataThatItCannotTake) {
+  const auto complaint = [](const Model& model, const ModelFacts& facts) {
+    return text_of<ConfigError>(
+        [&] { model.require_takes(facts, [](const std::string&) { return "runs/a"; }); });
+  };
+  const Gpt2 gpt2({.vocab_size = 256, .n_positions = 32, .n_layer = 1});
+  const ResNet resnet({.width = 4, .num_classes = 10});
+  const Mlp mlp({.input_shape = {3, 32, 32}, .num_classes = 10});
+  const OriginOf origin = [](const std::string&) { return "runs/a"; };
+  gpt2.require_takes(kText, origin);
+  resnet.require_takes(kImages, origin);
+  mlp.require_takes(kImages, origin);
+
+  EXPECT_EQ(complaint(gpt2, {.source = "data \"tokens\"", .vocab_size = 50257}),
+            "runs/a: model.vocab_size = 256 is smaller than the 50257 tokens of data \"tokens\"");
+  EXPECT_THAT(complaint(gpt2, kImages), HasSubstr("model \"gpt2\" reads tokens"));
+  const ModelFacts cifar100 = {
+      .source = "data \"cifar100\"", .num_classes = 100, .input_shape = {3, 32, 32}};
+  for (const Model* model : std::initializer_list<const Model*>{&resnet, &mlp}) {
+    EXPECT_EQ(complaint(*model, cifar100),
+              "runs/a: model.num_classes = 10 is smaller than the 100 classes of data "
+              "\"cifar100\"");
+    EXPECT_THAT(complaint(*model, kText), HasSubstr("data \"text\""));
+  }
+  const ModelFacts mnist = {
+      .source = "data \"mnist\"", .num_classes = 10, .input_shape = {1, 28, 28}};
+  EXPECT_EQ(complaint(resnet, mnist),
+            "runs/a: model.in_channels = 3, but the images of data \"mnist\" have 1");
+  EXPECT_EQ(complaint(mlp, mnist),
+            "runs/a: model.input_shape holds 3072 numbers, but an example of data \"mnist\" holds "
+            "784");
+}
+
+// The loss of a model at parameters moved along a direction.
+struct Direction {
+  explicit Direction(Model& of) : model(of), params(of, 1) {
+    for (Parameter* parameter : params.parameters()) {
+      values.push_back(parameter->tensor.detach());
+      tangents.push_back(at::empty(parameter->shape));
+      fill_normal(tangents.back(), 0, 0.1,
+                  {.seed = tangents.size(), .purpose = purpose("test.tangent")});
+    }
+  }
+  // place(value, tangent) becomes the parameter.
+  at::Tensor loss_with(
+      at::ScalarType type,
+      const std::function<at::Tensor(const at::Tensor& value, const at::Tensor& tangent)>& place) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      params.parameters()[i]->tensor = place(values[i].to(type), tangents[i].to(type));
+    }
+    for (const auto& block : model.blocks) {
+      for (Buffer* buffer : block->buffers()) buffer->tensor = buffer->tensor.to(type);
+    }
+    at::Tensor input = model.example_input(2);
+    if (input.is_floating_point()) input = input.to(type);
+    if (model.prefers_channels_last()) input = input.contiguous(at::MemoryFormat::ChannelsLast);
+    ForwardContext context{.training = true};
+    return model.loss(model.forward(input, context), model.example_target(2)).loss;
+  }
+
+  Model& model;
+  FlatParams params;
+  std::vector<at::Tensor> values, tangents;
+};
+
+// Sizes that the fused kernels take, so that they have to give way to the plain ones.
+TEST(Models, DifferentiateForwards) {
+  const at::NoGradGuard no_grad;
+  Gpt2 gpt2({.vocab_size = 31, .n_positions = 16, .n_embd = 32, .n_layer = 2, .n_head = 2});
+  Mlp mlp({.input_shape = {2, 3}, .hidden_sizes = {16}, .num_classes = 4, .activation = "gelu"});
+  ResNet resnet({.stem = "cifar", .width = 16, .num_classes = 4, .image_size = 16});
+  for (Model* model : std::initializer_list<Model*>{&gpt2, &mlp, &resnet}) {
+    SCOPED_TRACE(model->family());
+    Direction direction(*model);
+    constexpr double kStep = 1e-6;
+    const auto loss_at = [&](double step) {
+      return direction
+          .loss_with(at::kDouble,
+                     [&](const at::Tensor& v, const at::Tensor& t) { return v.add(t, step); })
+          .item<double>();
+    };
+    const double expected = (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+    for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+      const DualLevel level;
+      const at::Tensor loss = direction.loss_with(
+          type, [&](const at::Tensor& v, const at::Tensor& t) { return level.dual(v, t); });
+      const at::Tensor found = level.tangent_of(loss);
+      ASSERT_TRUE(found.defined());
+      EXPECT_NEAR(found.item<double>() / expected, 1, type == at::kFloat ? 1e-3 : 1e-6);
+    }
+  }
 }
 
 TEST(Models, LabelSmoothingIsInTheLossButNotInThePlainOne) {

@@ -180,9 +180,7 @@ const std::string& ResNet::family() const {
 at::Tensor ResNet::example_input(int64_t batch) const {
   const std::vector<int64_t> shape = {batch, options_.in_channels, options_.image_size,
                                       options_.image_size};
-  const at::Tensor pattern =
-      at::arange(c10::multiply_integers(shape), at::kFloat).mul(0.7).sin().view(shape);
-  return options_.channels_last ? pattern.contiguous(at::MemoryFormat::ChannelsLast) : pattern;
+  return at::arange(c10::multiply_integers(shape), at::kFloat).mul(0.7).sin().view(shape);
 }
 
 at::Tensor ResNet::example_target(int64_t batch) const {

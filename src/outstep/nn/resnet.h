@@ -26,13 +26,14 @@ struct ResNetOptions {
   int64_t image_size = 224;  // of example_input(); any size runs
   bool zero_init_residual =
       false;  // the last norm of each residual branch starts at 0 (Goyal et al. 2017)
-  bool channels_last = true;
 
   // What the section does not say comes from the facts: a "cifar" stem for images up to 64×64.
   // Throws ConfigError.
   static ResNetOptions read(io::Section& section, int depth, const ModelFacts& facts);
   // Reads the config.json that ResNet::config() makes. Throws DataError.
   static ResNetOptions from_config(const nlohmann::ordered_json& config, const std::string& origin);
+
+  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const;
 };
 
 class ResNet : public Model {
@@ -41,7 +42,11 @@ class ResNet : public Model {
 
   const ResNetOptions& options() const { return options_; }
   const std::string& family() const override;
-  bool prefers_channels_last() const override { return options_.channels_last; }
+  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const override {
+    options_.require_takes(facts, origin_of);
+  }
+  // The fused batch norm needs it, and convolutions are faster on every processor we tried.
+  bool prefers_channels_last() const override { return true; }
   nlohmann::ordered_json config() const override;
   at::Tensor example_input(
       int64_t batch) const override;  // [B, in_channels, image_size, image_size]

@@ -12,38 +12,35 @@ namespace {
 constexpr int64_t kLargestSmallImage =
     64;  // pixels a side; up to here the "cifar" stem is the default
 
-void check_against(const ModelFacts& facts, const ResNetOptions& options,
-                   const io::Section& section) {
+}  // namespace
+
+void ResNetOptions::require_takes(const ModelFacts& facts, const OriginOf& origin_of) const {
   if (facts.vocab_size > 0) {
     throw ConfigError(
         "{}: model \"resnet{}\" reads images, but {} gives tokens; use model \"gpt2\", or data of "
         "images",
-        section.origin("name"), options.depth, facts.source);
+        origin_of("name"), depth, facts.source);
   }
-  if (options.num_classes < facts.num_classes) {
+  if (!facts.input_shape.empty() && facts.input_shape.size() != 3) {
+    throw ConfigError(
+        "{}: model \"resnet{}\" reads images [channels, height, width], but an example of {} is "
+        "[{}]",
+        origin_of("name"), depth, facts.source, fmt::join(facts.input_shape, ", "));
+  }
+  if (num_classes < facts.num_classes) {
     throw ConfigError("{}: model.num_classes = {} is smaller than the {} classes of {}",
-                      section.origin("num_classes"), options.num_classes, facts.num_classes,
-                      facts.source);
+                      origin_of("num_classes"), num_classes, facts.num_classes, facts.source);
   }
-  if (!facts.input_shape.empty() && options.in_channels != facts.input_shape[0]) {
+  if (!facts.input_shape.empty() && in_channels != facts.input_shape[0]) {
     throw ConfigError("{}: model.in_channels = {}, but the images of {} have {}",
-                      section.origin("in_channels"), options.in_channels, facts.source,
-                      facts.input_shape[0]);
+                      origin_of("in_channels"), in_channels, facts.source, facts.input_shape[0]);
   }
 }
-
-}  // namespace
 
 ResNetOptions ResNetOptions::read(io::Section& section, int depth, const ModelFacts& facts) {
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
   ResNetOptions options{.depth = depth};
-  if (!facts.input_shape.empty()) {
-    if (facts.input_shape.size() != 3) {
-      throw ConfigError(
-          "{}: model \"resnet{}\" reads images [channels, height, width], but an example of {} is "
-          "[{}]",
-          section.origin("name"), depth, facts.source, fmt::join(facts.input_shape, ", "));
-    }
+  if (facts.input_shape.size() == 3) {
     options.in_channels = facts.input_shape[0];
     options.image_size = facts.input_shape[1];
     if (options.image_size <= kLargestSmallImage) options.stem = "cifar";
@@ -54,8 +51,7 @@ ResNetOptions ResNetOptions::read(io::Section& section, int depth, const ModelFa
   options.in_channels = section.integer("in_channels", options.in_channels, size);
   options.num_classes = section.integer("num_classes", options.num_classes, size);
   options.zero_init_residual = section.flag("zero_init_residual", options.zero_init_residual);
-  options.channels_last = section.flag("channels_last", options.channels_last);
-  check_against(facts, options, section);
+  options.require_takes(facts, [&](const std::string& key) { return section.origin(key); });
   return options;
 }
 

@@ -38,6 +38,26 @@ inline double relative_difference(const at::Tensor& found, const at::Tensor& exp
   return scale > 0 ? difference / scale : difference;
 }
 
+// While it lives, operators of duals made by it carry tangents along: forward-mode differentiation.
+class DualLevel {
+ public:
+  DualLevel() : level_(torch::autograd::forward_ad::enter_dual_level()) {}
+  ~DualLevel() { torch::autograd::forward_ad::exit_dual_level(level_); }
+  DualLevel(const DualLevel&) = delete;
+  DualLevel& operator=(const DualLevel&) = delete;
+
+  at::Tensor dual(const at::Tensor& value, const at::Tensor& tangent) const {
+    return at::_make_dual(value, tangent, static_cast<int64_t>(level_));
+  }
+  // Undefined if nothing that value depends on has one.
+  at::Tensor tangent_of(const at::Tensor& value) const {
+    return std::get<1>(at::_unpack_dual(value, static_cast<int64_t>(level_)));
+  }
+
+ private:
+  uint64_t level_;
+};
+
 inline Parameter& find_parameter(const FlatParams& params, const std::string& name) {
   for (Parameter* parameter : params.parameters()) {
     if (parameter->name == name) return *parameter;

@@ -90,8 +90,9 @@ OUTSTEP_TARGET_AVX512 void update_avx512(const Numbers& numbers, const Pointers&
   update_any(numbers, at);
 }
 
-// Rounded once, as IEEE 754 says: ATen's float root on a CPU is MKL's, whose last bit differs between
-// processors. A double's root is exact enough that rounding it to float gives the float's root.
+// Rounded once, as IEEE 754 says: ATen's float root on a CPU is MKL's, whose last bit differs
+// between processors. A double's root is exact enough that rounding it to float gives the float's
+// root.
 at::Tensor root_of(const at::Tensor& v) {
   return v.is_cpu() ? v.to(at::kDouble).sqrt_().to(at::kFloat) : v.sqrt();
 }

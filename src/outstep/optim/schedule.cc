@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numbers>
 
 #include "outstep/base/errors.h"
@@ -17,13 +18,21 @@ double share_done(double position, double begin, double end) {
   return std::clamp((position - begin) / (end - begin), 0.0, 1.0);
 }
 
+// As usual for images: at one half and three quarters of the run; in one of two steps these are
+// one, in one of a single step none.
+std::vector<int64_t> usual_milestones(int64_t total_steps) {
+  std::vector<int64_t> milestones = {total_steps / 2, total_steps * 3 / 4};
+  if (milestones[0] == milestones[1]) milestones.pop_back();
+  if (milestones[0] == 0) milestones.clear();
+  return milestones;
+}
+
 void read_milestones(io::Section& section, Schedule& schedule) {
   const auto total_steps = static_cast<int64_t>(schedule.total_steps);
-  // As usual for images: at one half and three quarters of the run.
-  schedule.milestones =
-      section.integers("milestones", {total_steps / 2, total_steps * 3 / 4}, {.min = 0});
-  if (!std::is_sorted(schedule.milestones.begin(), schedule.milestones.end())) {
-    throw ConfigError("{}: milestones must be in increasing order, as [100, 150]",
+  schedule.milestones = section.integers("milestones", usual_milestones(total_steps), {.min = 0});
+  if (std::ranges::adjacent_find(schedule.milestones, std::greater_equal()) !=
+      schedule.milestones.end()) {
+    throw ConfigError("{}: milestones must be in increasing order, each once, as [100, 150]",
                       section.origin("milestones"));
   }
   if (!schedule.milestones.empty() && schedule.milestones.back() >= total_steps) {

@@ -57,6 +57,16 @@ TEST(Schedule, StepFallsAtMilestones) {
   EXPECT_DOUBLE_EQ(schedule.at(20), 0.5);
 }
 
+TEST(Schedule, TheUsualMilestonesOfAShortRunAreDistinctAndLaterThanItsBeginning) {
+  using Steps = std::vector<int64_t>;
+  const auto usual = [](int64_t steps) { return read("name = 'step'", steps).milestones; };
+  EXPECT_EQ(usual(1), (Steps{}));
+  EXPECT_EQ(usual(2), (Steps{1}));
+  EXPECT_EQ(usual(3), (Steps{1, 2}));
+  EXPECT_EQ(usual(100), (Steps{50, 75}));
+  EXPECT_DOUBLE_EQ(read("name = 'step'", 1).at(0), 2);
+}
+
 TEST(Schedule, StableThenLinearDecay) {
   const Schedule schedule = read("name = 'wsd'\nwarmup_steps = 10\ndecay_fraction = 0.5");
   EXPECT_DOUBLE_EQ(schedule.at(50), 2);
@@ -71,6 +81,7 @@ TEST(Schedule, RefusesAWarmUpThatFillsTheRun) {
 
 TEST(Schedule, RefusesMilestonesThatMakeNoSense) {
   EXPECT_THAT(complaint("name = 'step'\nmilestones = [20, 10]"), HasSubstr("increasing order"));
+  EXPECT_THAT(complaint("name = 'step'\nmilestones = [20, 20]"), HasSubstr("each once"));
   EXPECT_THAT(complaint("name = 'step'\nmilestones = [20, 100]"),
               HasSubstr("milestone 100 is never reached in a run of 100 steps"));
 }

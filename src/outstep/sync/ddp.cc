@@ -94,8 +94,9 @@ method::Contribution Ddp::accumulate_and_reduce(method::GradientEngine& engine,
 }
 
 method::StepReport Ddp::step(method::GradientEngine& engine, const method::StepContext& context) {
-  method::StepReport report{.lr = context.schedule->at(static_cast<double>(context.step))};
+  method::StepReport report{.lr = context.lr};
   const int64_t bytes_before = parts_.group.bytes_sent();
+  const method::BuffersBeforeStep buffers(parts_.params, options_.on_nonfinite);
   parts_.params.zero_gradients();
   if (worker_) {
     const method::AbortOnError abort_on_error(parts_.group);
@@ -115,6 +116,7 @@ method::StepReport Ddp::step(method::GradientEngine& engine, const method::StepC
                     context, options_.on_nonfinite, report.local);
   report.grad_norm = judgement.norm;
   report.is_skipped = judgement.is_skipped;
+  buffers.put_back_if_skipped(judgement);
   method::apply(parts_.optimizer, parts_.params, state_, judgement, report.lr, context);
   report.bytes_sent = parts_.group.bytes_sent() - bytes_before;
   return report;

@@ -26,7 +26,8 @@ const std::string& None::name() const {
 }
 
 method::StepReport None::step(method::GradientEngine& engine, const method::StepContext& context) {
-  method::StepReport report{.lr = context.schedule->at(static_cast<double>(context.step))};
+  method::StepReport report{.lr = context.lr};
+  const method::BuffersBeforeStep buffers(parts_.params, options_.on_nonfinite);
   parts_.params.zero_gradients();
   report.local = method::accumulate_exactly(engine, context.accumulation);
   report.micro_batches_total = report.local.micro_batches;
@@ -35,6 +36,7 @@ method::StepReport None::step(method::GradientEngine& engine, const method::Step
                     context, options_.on_nonfinite, report.local);
   report.grad_norm = judgement.norm;
   report.is_skipped = judgement.is_skipped;
+  buffers.put_back_if_skipped(judgement);
   method::apply(parts_.optimizer, parts_.params, state_, judgement, report.lr, context);
   return report;
 }

@@ -12,9 +12,13 @@
 #include "outstep/method/layout.h"
 #include "outstep/method/testing.h"
 #include "outstep/optim/adamw.h"
+#include "outstep/optim/schedule.h"
 #include "outstep/optim/sgd.h"
+#include "outstep/sync/acco.h"
 #include "outstep/sync/ddp.h"
+#include "outstep/sync/dpu.h"
 #include "outstep/sync/none.h"
+#include "outstep/sync/wp.h"
 #include "outstep/sync/zero1.h"
 
 // What the tests of this room share: a small run of any synchronizer, with ranks as threads.
@@ -41,6 +45,9 @@ struct SyncChoice {
   std::string name = "none";
   comm::Wire wire = comm::Wire::exact;
   method::OnNonfinite on_nonfinite = method::OnNonfinite::fail;
+  // acco, dpu and wp; wire and on_nonfinite are filled in.
+  OverlappedOptions overlapped = {.has_fixed_counts = true};
+  AccoOptions acco = {};  // overlapped is filled in
 };
 
 inline std::unique_ptr<method::Synchronizer> make_sync(const SyncChoice& choice, Parts parts) {
@@ -55,6 +62,16 @@ inline std::unique_ptr<method::Synchronizer> make_sync(const SyncChoice& choice,
     return std::make_unique<Zero1>(
         parts, Zero1Options{.wire = choice.wire, .on_nonfinite = choice.on_nonfinite});
   }
+  OverlappedOptions overlapped = choice.overlapped;
+  overlapped.wire = choice.wire;
+  overlapped.on_nonfinite = choice.on_nonfinite;
+  if (choice.name == "acco") {
+    AccoOptions acco = choice.acco;
+    acco.overlapped = overlapped;
+    return std::make_unique<Acco>(parts, acco);
+  }
+  if (choice.name == "dpu") return std::make_unique<Dpu>(parts, DpuOptions{overlapped});
+  if (choice.name == "wp") return std::make_unique<Wp>(parts, WpOptions{overlapped});
   return std::make_unique<None>(parts, NoneOptions{.on_nonfinite = choice.on_nonfinite});
 }
 
@@ -65,6 +82,7 @@ class Replica {
     SyncChoice sync = {};
     std::string optimizer = "adamw";
     std::vector<int64_t> sizes = {100};
+    int64_t num_buffers = 0;
     int64_t accumulation = 1;
     double clip_norm = 0;
     FormulaOptions formula = {};  // replica and num_replicas are filled in
@@ -72,25 +90,24 @@ class Replica {
 
   Replica(comm::Group& group, Options options)
       : options_(fill_in(std::move(options), group)),
-        model_(options_.sizes),
+        model_(options_.sizes, options_.num_buffers),
         params_(model_, 1),
         optimizer_(make_optimizer(options_.optimizer, params_)),
         engine_(params_, options_.formula),
         sync_(make_sync(options_.sync, {params_, group, *optimizer_})) {}
 
   method::StepReport step() {
-    reports_.push_back(sync_->step(engine_, {.step = step_,
-                                             .schedule = &schedule_,
-                                             .accumulation = options_.accumulation,
-                                             .clip_norm = options_.clip_norm}));
+    reports_.push_back(sync_->step(engine_, context()));
     ++step_;
     return reports_.back();
   }
+  // As the trainer does before it evaluates or saves.
+  void pause() { sync_->pause(context()); }
   void steps(int count) {
     for (int i = 0; i < count; ++i) step();
   }
 
-  // Parameters are train/'s to save; here they travel beside the checkpoint.
+  // Paused. Parameters are train/'s to save; here they travel beside the checkpoint.
   void save(int rank, MemoryCheckpoint& checkpoint) const {
     checkpoint.save(rank, *sync_);
     checkpoint.save(rank, engine_);
@@ -102,10 +119,23 @@ class Replica {
   }
 
   const at::Tensor& values() const { return params_.values(); }
+  at::Tensor committed() {
+    pause();
+    const at::Tensor values = params_.values().clone();
+    sync_->resume();
+    return values;
+  }
   nn::FlatParams& params() { return params_; }
   FormulaEngine& engine() { return engine_; }
   method::Synchronizer& sync() { return *sync_; }
   const std::vector<method::StepReport>& reports() const { return reports_; }
+
+  method::StepContext context() const {
+    return {.step = step_,
+            .lr = schedule_.at(static_cast<double>(step_)),
+            .accumulation = options_.accumulation,
+            .clip_norm = options_.clip_norm};
+  }
 
  private:
   static Options fill_in(Options options, const comm::Group& group) {
@@ -148,6 +178,7 @@ inline Outcome train(int num_ranks, const Replica::Options& options, int num_ste
   run_ranks(num_ranks, [&](comm::Group& group) {
     Replica replica(group, options);
     replica.steps(num_steps);
+    replica.pause();
     replica.save(group.rank(), *outcome.checkpoint);
     values[static_cast<size_t>(group.rank())] = replica.values().clone();
     if (group.rank() == 0) {

@@ -18,10 +18,7 @@ Zero1Options Zero1Options::read(io::Section& section) {
 }
 
 Zero1::Zero1(Parts parts, Zero1Options options)
-    : parts_(parts),
-      options_(options),
-      shards_{
-          .total = parts.params.size(), .count = parts.group.size(), .grain = optim::kNormGrain} {
+    : parts_(parts), options_(options), shards_(method::shards_of(parts.params, parts.group)) {
   if (!parts.optimizer.cuts_anywhere()) {
     throw ConfigError(
         "sync \"zero1\" shards the optimizer at any element, but optimizer \"{}\" can only be cut "
@@ -46,8 +43,9 @@ method::Traffic Zero1::planned_traffic() const {
 }
 
 method::StepReport Zero1::step(method::GradientEngine& engine, const method::StepContext& context) {
-  method::StepReport report{.lr = context.schedule->at(static_cast<double>(context.step))};
+  method::StepReport report{.lr = context.lr};
   const int64_t bytes_before = parts_.group.bytes_sent();
+  const method::BuffersBeforeStep buffers(parts_.params, options_.on_nonfinite);
   parts_.params.zero_gradients();
   {
     const method::AbortOnError abort_on_error(parts_.group);
@@ -84,6 +82,7 @@ method::StepReport Zero1::step(method::GradientEngine& engine, const method::Ste
                     options_.on_nonfinite, report.local);
   report.grad_norm = judgement.norm;
   report.is_skipped = judgement.is_skipped;
+  buffers.put_back_if_skipped(judgement);
   method::apply(parts_.optimizer, parts_.params, state_, judgement, report.lr, context);
   if (!judgement.is_skipped) {
     communicate("all_gather", method::all_gather_bytes(shards_, rank, comm::Wire::exact), [&] {

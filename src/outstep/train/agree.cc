@@ -2,10 +2,9 @@
 
 #include <chrono>
 #include <cstring>
-#include <filesystem>
 #include <vector>
 
-#include "outstep/base/errors.h"
+#include "outstep/base/foreign_errors.h"
 
 namespace outstep::train {
 namespace {
@@ -29,12 +28,9 @@ Failure attempt(const std::function<void()>& work) {
     return {};
   } catch (const CommError&) {
     throw;
-  } catch (const Error& error) {
+  } catch (...) {
+    const Error error = as_error(std::current_exception());
     return {error.exit_code(), error.what()};
-  } catch (const std::filesystem::filesystem_error& error) {
-    return {DataError("").exit_code(), error.what()};
-  } catch (const std::exception& error) {
-    return {InternalError("").exit_code(), error.what()};
   }
 }
 
@@ -50,7 +46,8 @@ void leave_together(comm::Group& group) {
 [[noreturn]] void throw_failure(int64_t exit_code, const std::string& message) {
   if (exit_code == ConfigError("").exit_code()) throw ConfigError("{}", message);
   if (exit_code == DataError("").exit_code()) throw DataError("{}", message);
-  throw InternalError(message);
+  throw Error("internal error", static_cast<int>(exit_code),
+              message);  // has its file and line already
 }
 
 }  // namespace

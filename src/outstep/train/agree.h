@@ -17,8 +17,9 @@
 namespace outstep::train {
 
 // Runs work on this rank, then agrees: if it failed on any rank, every rank throws the error of the
-// lowest one that failed, of the same kind (ConfigError, DataError). A CommError in work is thrown
-// at once: then there is nobody to agree with.
+// lowest one that failed, of the same kind (ConfigError, DataError); what libraries throw as
+// base/foreign_errors.h takes it. A CommError in work is thrown at once: then there is nobody to
+// agree with.
 void together(comm::Group& group, const std::function<void()>& work);
 
 // Every rank gets root's text.

@@ -13,7 +13,6 @@
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
 #include "outstep/nn/gpt2.h"
-#include "outstep/nn/hugging_face.h"
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/train/agree.h"
@@ -109,24 +108,12 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
   return std::make_unique<data::Stream>(assembly.data.train, options);
 }
 
-// Weights to start from in place of random ones.
-void load_start(io::Section model, Assembly& assembly) {
-  const std::string folder = model.text("start_from", "");
-  if (!folder.empty()) nn::load_folder(folder, *assembly.model, *assembly.params);
-}
-
 data::DataOptions read_data(Recipe& recipe) {
   io::Section model = recipe.settings.section("model");
   const int64_t usual = nn::Gpt2Options().n_positions;
   const int64_t n_positions =
       model.has("n_positions") ? model.integer("n_positions", usual, {.min = 1}) : usual;
   return data::read_data_options(recipe.settings.section("data"), n_positions);
-}
-
-data::Datasets open_data(const data::DataOptions& options, const Places& places) {
-  return data::open_datasets(
-      options,
-      {.data_root = places.data_root, .shipped = places.shipped_data, .cache = places.cache});
 }
 
 nn::ModelFacts facts_of(const data::Datasets& data, const std::string& name) {
@@ -181,23 +168,26 @@ std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric
   return assembly;
 }
 
-void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer,
-           MissingData missing_data) {
+std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
+                  trace::Tracer* tracer, MissingData missing_data) {
   io::Settings& settings = recipe.settings;
   assembly.device = choose_device(recipe.train.device);
   const data::DataOptions data_options = read_data(recipe);
-  nn::ModelFacts facts = usual_facts(data_options);
+  nn::ModelFacts facts;
+  std::string missing;
   try {
-    assembly.data = open_data(data_options, places);
+    assembly.data = data::open_datasets(data_options, places);
     facts = facts_of(assembly.data, data_options.name);
-  } catch (const DataError&) {
+  } catch (const DataError& error) {
     if (missing_data == MissingData::refuse) throw;
+    missing = error.what();
+    facts = usual_facts(data_options, places);
   }
   assembly.model = nn::make_model(settings.section("model"), facts);
   if (!assembly.data.train) assembly.data = stand_in(*assembly.model, facts);
   assembly.params =
       std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, assembly.device);
-  load_start(settings.section("model"), assembly);
+  assembly.start_from = settings.section("model").text("start_from", "");
   assembly.stream = make_stream(recipe, data_options, assembly, tracer);
   assembly.engine = make_engine(recipe, assembly, tracer);
   assembly.optimizer = make_optimizer(recipe, assembly);
@@ -206,10 +196,15 @@ void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Trac
                                            recipe.train.steps);
   assembly.sync = make_synchronizer(recipe, assembly);
   assembly.mixer = make_mixer(recipe, assembly);
-  settings.require_all_used();
+  if (recipe.has_former_keys) {
+    settings.require_overrides_used();
+  } else {
+    settings.require_all_used();
+  }
+  return missing;
 }
 
-std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric,
+std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, comm::Fabric& fabric,
                                    trace::Tracer* tracer) {
   auto assembly = make_groups(recipe, fabric);
   comm::Group& world = *assembly->world_group;

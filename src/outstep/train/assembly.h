@@ -18,13 +18,6 @@
 
 namespace outstep::train {
 
-// Where things lie on this machine; handed down so that nothing below reads the environment.
-struct Places {
-  std::filesystem::path data_root;     // OUTSTEP_DATA, or empty
-  std::filesystem::path shipped_data;  // the samples that come with Outstep
-  std::filesystem::path cache;         // tokenised text and the like
-};
-
 // Everything one rank trains with, built from a recipe. Members are in order of construction; each
 // may borrow from those above it.
 struct Assembly {
@@ -38,6 +31,7 @@ struct Assembly {
   data::Datasets data;
   std::unique_ptr<nn::Model> model;
   std::unique_ptr<nn::FlatParams> params;
+  std::filesystem::path start_from;  // weights that step 0 begins with; empty: those of the seed
   std::unique_ptr<data::Stream> stream;
   std::unique_ptr<method::GradientEngine> engine;
   std::unique_ptr<optim::Optimizer> optimizer;
@@ -53,7 +47,7 @@ struct Assembly {
 // world that is not the mesh's size, and ranks whose recipe or parameter layout differ: ConfigError
 // with the reason, on every rank, before any training. Sets how many threads the calling thread
 // computes with. tracer may be null; fabric and tracer outlive the assembly.
-std::unique_ptr<Assembly> assemble(Recipe& recipe, const Places& places, comm::Fabric& fabric,
+std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, comm::Fabric& fabric,
                                    trace::Tracer* tracer);
 
 // Throws ConfigError if the world has another number of ranks than the mesh: to be asked before
@@ -66,8 +60,9 @@ enum class MissingData {
   refuse,    // DataError
   stand_in,  // the model's own examples take its place
 };
-void build(Recipe& recipe, const Places& places, Assembly& assembly, trace::Tracer* tracer,
-           MissingData missing_data = MissingData::refuse);
+// Returns why data was replaced; empty: it is here.
+std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
+                  trace::Tracer* tracer, MissingData missing_data = MissingData::refuse);
 
 // As many threads as wanted; for 0 a fair share of this machine's cores.
 int64_t fair_threads(int64_t wanted, int64_t num_ranks_here);

@@ -7,7 +7,6 @@
 
 #include "outstep/base/errors.h"
 #include "outstep/comm/launch.h"
-#include "outstep/nn/hugging_face.h"
 #include "outstep/train/tables.h"
 #include "outstep/train/test_world.h"
 
@@ -76,7 +75,8 @@ TEST_F(AssemblyTest, ValuesOutOfRangeNameTheirKeyAndBounds) {
 TEST_F(AssemblyTest, CombinationsThatMakeNoSenseAreRefusedWithTheReason) {
   EXPECT_THAT(error_of({"mesh.replicas=2", "sync.name=none"}),
               AllOf(HasSubstr("sync \"none\" is for one replica, and mesh.replicas is 2"),
-                    HasSubstr("use sync \"ddp\" or \"zero1\"")));
+                    HasSubstr("use sync \"ddp\" or \"zero1\""),
+                    HasSubstr("A run can go on with another sync: --sync.name=ddp")));
   EXPECT_THAT(error_of({"mesh.members=2"}), HasSubstr("mesh.members = 2: a population needs"));
   EXPECT_THAT(error_of({"mesh.stages=2"}), HasSubstr("mesh.stages = 2: no engine cuts"));
 }
@@ -127,27 +127,6 @@ TEST_F(AssemblyTest, RanksWithDifferentRecipesAreRefusedWithTheFirstDifference) 
 TEST_F(AssemblyTest, MissingDataIsADataErrorOnEveryRank) {
   EXPECT_THAT(error_of({"mesh.replicas=2", "data.path=nowhere.txt"}),
               AllOf(StartsWith("data error: "), HasSubstr("nowhere.txt")));
-}
-
-TEST_F(AssemblyTest, TrainingStartsFromTheWeightsOfAFolder) {
-  const auto start = folder_.path() / "start";
-  at::Tensor saved;
-  testing::on_world({.toml = text(), .overrides = {"train.seed=5"}, .folder = {}},
-                    [&](Recipe&, Assembly& assembly) {
-                      nn::write_folder(start, *assembly.model, *assembly.params);
-                      saved = assembly.params->values().clone();
-                      return Summary{};
-                    });
-  const std::string override = "model.start_from=" + start.string();
-  testing::on_world({.toml = text(), .overrides = {"train.seed=6", override}, .folder = {}},
-                    [&](Recipe&, Assembly& assembly) {
-                      EXPECT_TRUE(at::equal(assembly.params->values(), saved));
-                      return Summary{};
-                    });
-  EXPECT_THAT(error_of({override, "model.n_inner=24"}),
-              AllOf(StartsWith("data error: "), HasSubstr("mlp.c_fc"), HasSubstr("shape")));
-  EXPECT_THAT(error_of({"model.start_from=nowhere"}),
-              AllOf(StartsWith("data error: "), HasSubstr("nowhere")));
 }
 
 TEST_F(AssemblyTest, TheFreeChoiceOfSyncFollowsTheMesh) {

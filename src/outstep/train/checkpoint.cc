@@ -146,19 +146,27 @@ void load_state(const fs::path& folder, const Manifest& manifest, Assembly& asse
   if (assembly.mixer) reader.load("mixer", *assembly.mixer);
 }
 
-std::optional<int64_t> step_of(const fs::path& folder) {
+// The number in a name that is the prefix and digits, nothing else: what lies beside checkpoints is
+// the user's.
+std::optional<int64_t> step_in(const fs::path& folder, std::string_view prefix) {
   const std::string name = folder.filename().string();
-  if (!name.starts_with(kPrefix) || !fs::exists(folder / "DONE")) return std::nullopt;
-  const std::string digits = name.substr(kPrefix.size());
+  if (!name.starts_with(prefix)) return std::nullopt;
+  const std::string digits = name.substr(prefix.size());
   const bool is_number = !digits.empty() && digits.size() <= 18 &&
                          digits.find_first_not_of("0123456789") == std::string::npos;
   return is_number ? std::optional<int64_t>(std::stoll(digits)) : std::nullopt;
 }
 
-bool is_leftover(const fs::path& folder) {
-  const std::string name = folder.filename().string();
-  if (name.starts_with(kTemporary)) return true;
-  return name.starts_with(kPrefix) && !fs::exists(folder / "DONE");
+// Of a complete checkpoint.
+std::optional<int64_t> step_of(const fs::path& folder) {
+  const auto step = step_in(folder, kPrefix);
+  return step && fs::exists(folder / "DONE") ? step : std::nullopt;
+}
+
+// Made by a save; a link was made by somebody else, and what it leads to is not ours to remove.
+bool is_own_folder(const fs::path& folder) {
+  return fs::symlink_status(folder).type() == fs::file_type::directory &&
+         (step_in(folder, kPrefix) || step_in(folder, kTemporary));
 }
 
 std::vector<fs::path> entries_of(const fs::path& folder) {
@@ -213,10 +221,7 @@ int64_t load_checkpoint(const fs::path& checkpoint_folder, Assembly& assembly) {
   comm::Group& world = *assembly.world_group;
   Manifest manifest;
   together(world, [&] {
-    if (!fs::exists(checkpoint_folder / "DONE")) {
-      throw DataError("{}: not a complete checkpoint (it has no DONE)", checkpoint_folder.string());
-    }
-    manifest = Manifest::read(checkpoint_folder);
+    manifest = Manifest::read_complete(checkpoint_folder);
     manifest.verify(checkpoint_folder, static_cast<size_t>(world.rank()),
                     static_cast<size_t>(world.size()));
   });
@@ -241,8 +246,7 @@ void prune_checkpoints(const fs::path& run_folder, int64_t keep, bool keep_best)
   }
   if (keep_best && best) kept.insert(best->folder);
   for (const fs::path& folder : entries_of(checkpoints_of(run_folder))) {
-    const bool is_dropped = step_of(folder) && !kept.contains(folder);
-    if (is_dropped || is_leftover(folder)) remove_checkpoint(folder);
+    if (is_own_folder(folder) && !kept.contains(folder)) remove_checkpoint(folder);
   }
 }
 

@@ -48,7 +48,8 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder, i
 int64_t load_checkpoint(const std::filesystem::path& checkpoint_folder, Assembly& assembly);
 
 // Deletes all but the newest `keep` and, if keep_best, the one with the lowest validation loss;
-// also what a killed run left half-written. One rank calls it, while nobody saves.
+// also what a killed run left half-written. Files, links and folders with names of another form
+// stay. One rank calls it, while nobody saves.
 void prune_checkpoints(const std::filesystem::path& run_folder, int64_t keep, bool keep_best);
 
 }  // namespace outstep::train

@@ -175,6 +175,28 @@ TEST_F(CheckpointTest, WhatAKilledRunLeftIsNeitherListedNorKept) {
   EXPECT_EQ(list_checkpoints(run("killed")).back().step, 8);
 }
 
+TEST_F(CheckpointTest, PruningLeavesWhatIsTheUsers) {
+  train_half("mixed", text(), {}, 2);  // leaves those of steps 2, 4, …
+  const fs::path folder = run("mixed") / "checkpoints";
+  const fs::path elsewhere = folder_.path() / "archive";
+  fs::copy(checkpoint("mixed", 2), elsewhere);
+  fs::create_directory_symlink(elsewhere, folder / "step-00000001");
+  io::write_text_atomically(folder / "step-00000400.tar", "mine");
+  io::write_text_atomically(folder / "step-00000400", "mine");
+  for (const char* name : {"step-00000400.bak", "step-", "step-best", ".step-draft", ".step-1x"}) {
+    fs::create_directories(folder / name);
+  }
+  const auto num_entries = [&] {
+    return std::distance(fs::directory_iterator(folder), fs::directory_iterator());
+  };
+  const auto before = num_entries();
+  fs::create_directories(folder / ".step-00000006");  // a killed run's
+  prune_checkpoints(run("mixed"), 1, false);
+  EXPECT_EQ(num_entries(), before);
+  EXPECT_FALSE(fs::exists(folder / ".step-00000006"));
+  EXPECT_TRUE(fs::exists(elsewhere / "DONE"));
+}
+
 TEST_F(CheckpointTest, AnAlteredFileIsRefusedOnEveryRank) {
   const std::vector<std::string> overrides = {"mesh.replicas=2", "sync.name=zero1"};
   train_half("altered", text(), overrides, 4);

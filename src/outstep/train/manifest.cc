@@ -66,6 +66,13 @@ Manifest Manifest::read(const fs::path& folder) {
   }
 }
 
+Manifest Manifest::read_complete(const fs::path& folder) {
+  if (!fs::exists(folder / "DONE")) {
+    throw DataError("{}: not a complete checkpoint (it has no DONE)", folder.string());
+  }
+  return read(folder);
+}
+
 void Manifest::write(const fs::path& folder) const {
   Json json;
   json["format"] = kFormat;

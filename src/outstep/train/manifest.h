@@ -26,6 +26,8 @@ struct Manifest {
 
   // Throws DataError: missing, or not a manifest (says what is wrong with it).
   static Manifest read(const std::filesystem::path& folder);
+  // The same of a checkpoint that was finished: throws DataError if it has no DONE.
+  static Manifest read_complete(const std::filesystem::path& folder);
   void write(const std::filesystem::path& folder) const;
 
   // Hashes the files at first, first + stride, … and throws DataError for the first one that is

@@ -12,9 +12,14 @@ namespace {
 
 constexpr double kLongSeconds = 10;  // a step that takes longer is not repeated for a better timing
 
-// What one micro-batch takes on this machine.
+// Two where there are two: a step of several rounds needs one for each.
+int64_t timed_micro_batches(const Recipe& recipe) {
+  return std::min<int64_t>(recipe.train.accumulation, 2);
+}
+
+// What things take on this machine.
 struct Timing {
-  double step_seconds = 0;         // a step of one micro-batch, without waiting for a link
+  double step_seconds = 0;         // a step of timed_micro_batches, without waiting for a link
   double micro_batch_seconds = 0;  // forward and backward alone
   double ready_seconds = 0;        // from the first final gradient to the end of backward
 };
@@ -22,8 +27,8 @@ struct Timing {
 double time_step(Assembly& assembly, const Recipe& recipe) {
   const auto begin = Clock::now();
   assembly.sync->step(*assembly.engine, {.step = 0,
-                                         .schedule = &assembly.schedule,
-                                         .accumulation = 1,
+                                         .lr = assembly.schedule.at(0),
+                                         .accumulation = timed_micro_batches(recipe),
                                          .clip_norm = recipe.train.clip_norm,
                                          .tracer = nullptr});
   return seconds_since(begin);
@@ -79,7 +84,7 @@ void count(Plan& plan, const Assembly& assembly) {
 
 }  // namespace
 
-Plan make_plan(Recipe& recipe, const Places& places, const PlanOptions& options) {
+Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& options) {
   memory::install();
   const int64_t bytes_before = memory::live_bytes();
   memory::reset_peak();
@@ -87,18 +92,17 @@ Plan make_plan(Recipe& recipe, const Places& places, const PlanOptions& options)
   const auto fabric = phantom_fabric(recipe.mesh.size());
   const auto assembly = make_groups(recipe, *fabric);
   use_threads(*assembly, fair_threads(recipe.train.threads, recipe.mesh.size()));
-  build(recipe, places, *assembly, nullptr, MissingData::stand_in);
 
   Plan plan;
-  plan.is_data_here = !assembly->data.path.empty();
+  plan.missing_data = build(recipe, places, *assembly, nullptr, MissingData::stand_in);
   count(plan, *assembly);
   Timing timing;
   if (options.measure) {
     timing = measure(*assembly, recipe);
     plan.activation_bytes = memory::peak_bytes() - bytes_before - plan.total_bytes();
-    plan.compute_seconds =
-        timing.step_seconds +
-        static_cast<double>(recipe.train.accumulation - 1) * timing.micro_batch_seconds;
+    plan.compute_seconds = timing.step_seconds + static_cast<double>(recipe.train.accumulation -
+                                                                     timed_micro_batches(recipe)) *
+                                                     timing.micro_batch_seconds;
     plan.step_seconds = plan.compute_seconds;
   }
   if (options.link_bits_per_second) {
@@ -128,7 +132,8 @@ nlohmann::ordered_json Plan::to_json() const {
     json["communication_seconds"] = communication_seconds;
   }
   json["step_seconds"] = step_seconds;
-  json["is_data_here"] = is_data_here;
+  json["is_data_here"] = missing_data.empty();
+  if (!missing_data.empty()) json["missing_data"] = missing_data;
   return json;
 }
 

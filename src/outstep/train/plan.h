@@ -25,7 +25,7 @@ struct Plan {
   std::optional<double> link_bits_per_second;
   double communication_seconds = 0;  // bytes / rate, one direction
   double step_seconds = 0;           // with the overlap this sync can have
-  bool is_data_here = true;          // false: the model's own examples were used in its place
+  std::string missing_data;          // why the model's own examples were used; empty: data is here
 
   int64_t total_bytes() const {
     return parameter_bytes + gradient_bytes + optimizer_bytes + communication_bytes +
@@ -36,11 +36,12 @@ struct Plan {
 
 struct PlanOptions {
   std::optional<double> link_bits_per_second = std::nullopt;
-  bool measure = true;  // false: activations and times stay 0 (a model too large for this machine)
+  bool measure = true;  // false: no step is run; activations and times stay 0
 };
 
 // Builds rank 0 of the recipe's mesh in this process alone. The counter of memory is installed by
-// this, if it was not. Data that is not on this machine is replaced by the model's own examples.
-Plan make_plan(Recipe& recipe, const Places& places, const PlanOptions& options);
+// this, if it was not. Data that is not on this machine is replaced by the model's own examples;
+// throws DataError if a text's vocabulary is not here.
+Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& options);
 
 }  // namespace outstep::train

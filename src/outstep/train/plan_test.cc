@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "outstep/base/errors.h"
 #include "outstep/base/memory.h"
 #include "outstep/train/test_world.h"
 #include "outstep/train/trainer.h"
@@ -12,6 +13,7 @@
 namespace outstep::train {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::TemporaryFolder;
 
 class PlanTest : public ::testing::Test {
@@ -82,11 +84,24 @@ TEST_F(PlanTest, ALinkAddsWhatCannotBeHidden) {
 
 TEST_F(PlanTest, NeedsNoData) {
   const Plan plan = plan_of(text(), {"data.path=nowhere.txt"});
-  EXPECT_FALSE(plan.is_data_here);
+  EXPECT_THAT(plan.missing_data, HasSubstr("\"nowhere.txt\", but nothing is there"));
+  EXPECT_EQ(plan.to_json().at("is_data_here"), false);
+  EXPECT_EQ(plan_of(text(), {}).missing_data, "");
   EXPECT_EQ(plan.num_parameters, plan_of(text(), {}).num_parameters);
   EXPECT_GT(plan.activation_bytes, 0);
   const Plan of_images = plan_of(images(), {"data.path=nowhere"});
   EXPECT_EQ(of_images.num_parameters, plan_of(images(), {}).num_parameters);
+}
+
+TEST_F(PlanTest, NeedsNoWeightsToStartFrom) {
+  const Plan plan = plan_of(text(), {"model.start_from=nowhere"});
+  EXPECT_EQ(plan.num_parameters, plan_of(text(), {}).num_parameters);
+}
+
+// How large a model is depends on its vocabulary: there is no guessing it.
+TEST_F(PlanTest, NeedsTheVocabularyOfAText) {
+  EXPECT_THROW(plan_of(text(), {"data.path=nowhere.txt", "data.tokenizer=gpt2"}), DataError);
+  EXPECT_THROW(plan_of(text(), {"data.tokenizer=nowhere"}), DataError);
 }
 
 TEST_F(PlanTest, MeasuresNothingWhenToldSo) {

@@ -63,7 +63,8 @@ KeysBySection keys_of_the_program() {
       "[model]\nname = \"resnet18\"\nwidth = 2\n[data]\nname = \"cifar10\"\npath = \"none\"\n"
       "[optimizer]\nname = \"sgd\"\n[mesh]\nreplicas = 2\n[sync]\nname = \"zero1\"\n"
       "[schedule]\nname = \"wsd\"\n",
-      "[model]\nname = \"mlp\"\n[data]\nname = \"mnist\"\npath = \"none\"\n",
+      "[model]\nname = \"mlp\"\n[data]\nname = \"mnist\"\npath = \"none\"\n"
+      "[mesh]\nreplicas = 2\n[sync]\nname = \"acco\"\n",
       "[model]\nname = \"mlp\"\n[data]\nname = \"tensors\"\npath = \"none\"\n",
   };
   KeysBySection keys;

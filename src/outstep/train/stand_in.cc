@@ -28,11 +28,12 @@ class ModelsOwnExamples : public data::Dataset {
 
 }  // namespace
 
-nn::ModelFacts usual_facts(const data::DataOptions& options) {
+nn::ModelFacts usual_facts(const data::DataOptions& options, const data::Places& places) {
   nn::ModelFacts facts{.source = fmt::format("data \"{}\"", options.name)};
   if (options.name == "text" || options.name == "tokens") {
-    const bool is_bytes = options.name == "text" && options.tokenizer == "bytes";
-    facts.vocab_size = is_bytes ? 256 : options.vocab_size;
+    facts.vocab_size = options.name == "tokens"
+                           ? options.vocab_size
+                           : data::open_tokenizer(options.tokenizer, places)->vocab_size();
     facts.context = options.n_positions;
   } else if (options.name == "cifar10" || options.name == "cifar100") {
     facts.num_classes = options.name == "cifar10" ? 10 : 100;

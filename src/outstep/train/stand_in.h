@@ -9,8 +9,9 @@
 
 namespace outstep::train {
 
-// Nothing is known of "tensors": the model's keys must say it all.
-nn::ModelFacts usual_facts(const data::DataOptions& options);
+// Nothing is known of "tensors": the model's keys must say it all. Throws DataError if a text's
+// vocabulary is not here either: how large the model is depends on it.
+nn::ModelFacts usual_facts(const data::DataOptions& options, const data::Places& places);
 
 // A training set of examples as the model makes them, and nothing to validate on. The model is
 // borrowed and outlives it.

@@ -10,7 +10,7 @@ nlohmann::ordered_json Summary::to_json() const {
   json["run"] = run.string();
   json["steps"] = steps;
   json["finished"] = finished;
-  json["train_loss"] = train_loss;
+  if (train_loss) json["train_loss"] = *train_loss;
   if (validation_loss) json["validation_loss"] = *validation_loss;
   if (accuracy) json["accuracy"] = *accuracy;
   json[rate_key(unit)] = units_per_second;

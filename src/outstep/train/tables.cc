@@ -4,8 +4,11 @@
 #include "outstep/engine/backprop.h"
 #include "outstep/method/layout.h"
 #include "outstep/optim/optimizers.h"
+#include "outstep/sync/acco.h"
 #include "outstep/sync/ddp.h"
+#include "outstep/sync/dpu.h"
 #include "outstep/sync/none.h"
+#include "outstep/sync/wp.h"
 #include "outstep/sync/zero1.h"
 
 namespace outstep::train {
@@ -21,7 +24,7 @@ std::string read_name(io::Section& section, const std::vector<std::string>& name
 }  // namespace
 
 std::vector<std::string> engine_names() { return {"backprop"}; }
-std::vector<std::string> sync_names() { return {"none", "ddp", "zero1"}; }
+std::vector<std::string> sync_names() { return {"none", "ddp", "zero1", "dpu", "wp", "acco"}; }
 std::vector<std::string> ensemble_names() { return {"none"}; }
 std::vector<std::string> optimizer_names() { return optim::optimizer_names(); }
 
@@ -48,7 +51,7 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
   if (name == "none" && replicas > 1) {
     throw ConfigError(
         "{}: sync \"none\" is for one replica, and mesh.replicas is {}; use sync \"ddp\" or "
-        "\"zero1\", or mesh.replicas = 1",
+        "\"zero1\", or mesh.replicas = 1. A run can go on with another sync: --sync.name=ddp",
         section.origin("name"), replicas);
   }
   const sync::Parts parts{.params = *assembly.params,
@@ -57,6 +60,12 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
   if (name == "ddp") return std::make_unique<sync::Ddp>(parts, sync::DdpOptions::read(section));
   if (name == "zero1") {
     return std::make_unique<sync::Zero1>(parts, sync::Zero1Options::read(section));
+  }
+  if (name == "dpu") return std::make_unique<sync::Dpu>(parts, sync::DpuOptions::read(section));
+  if (name == "wp") return std::make_unique<sync::Wp>(parts, sync::WpOptions::read(section));
+  if (name == "acco") {
+    return std::make_unique<sync::Acco>(
+        parts, sync::AccoOptions::read(section, recipe.train.accumulation));
   }
   return std::make_unique<sync::None>(parts, sync::NoneOptions::read(section));
 }

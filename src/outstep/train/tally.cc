@@ -18,24 +18,15 @@ StepTotals StepTotals::of(const StepRecord& record) {
 }
 
 std::vector<double> StepTotals::to_values() const {
-  const method::Contribution& c = contribution;
-  return {static_cast<double>(c.micro_batches), static_cast<double>(c.samples),
-          static_cast<double>(c.units),         c.loss_sum,
-          static_cast<double>(c.num_losses),    c.staleness_sum,
-          static_cast<double>(c.staleness_max), static_cast<double>(num_stop_wishes)};
+  std::vector<double> values = contribution.to_values();
+  values.push_back(static_cast<double>(num_stop_wishes));
+  return values;
 }
 
 StepTotals StepTotals::from_values(std::span<const double> values) {
   check(std::ssize(values) == kNumValues, "a step's totals are as many values as were sent");
-  const auto count = [&](size_t i) { return static_cast<int64_t>(values[i]); };
-  return {.contribution = {.micro_batches = count(0),
-                           .samples = count(1),
-                           .units = count(2),
-                           .loss_sum = values[3],
-                           .num_losses = count(4),
-                           .staleness_sum = values[5],
-                           .staleness_max = count(6)},
-          .num_stop_wishes = count(7)};
+  return {.contribution = method::Contribution::from_values(values.first(kNumValues - 1)),
+          .num_stop_wishes = static_cast<int64_t>(values.back())};
 }
 
 StepTotals& StepTotals::operator+=(const StepTotals& other) {

@@ -23,7 +23,7 @@ struct StepRecord {
 
 // The part of it that ranks send each other. Sums over replicas.
 struct StepTotals {
-  static constexpr int kNumValues = 8;
+  static constexpr int kNumValues = method::Contribution::kNumValues + 1;
 
   method::Contribution contribution;
   int64_t num_stop_wishes = 0;

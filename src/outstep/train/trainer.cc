@@ -13,10 +13,12 @@
 #include "outstep/comm/exchange.h"
 #include "outstep/io/files.h"
 #include "outstep/method/committing.h"
+#include "outstep/nn/hugging_face.h"
 #include "outstep/train/agree.h"
 #include "outstep/train/checkpoint.h"
 #include "outstep/train/metrics.h"
 #include "outstep/train/process_age.h"
+#include "outstep/train/run_lock.h"
 #include "outstep/train/tally.h"
 
 namespace outstep::train {
@@ -42,6 +44,8 @@ class Trainer {
 
  private:
   void begin();
+  method::StepContext context() const;
+  void restore_newest();
   void train_step();
   void settle();
   void write_line(int64_t step);
@@ -66,6 +70,7 @@ class Trainer {
   const TrainerOptions& options_;
   const std::string unit_;
   comm::Exchange exchange_;
+  std::optional<RunLock> lock_;  // rank 0's
   std::optional<Metrics> metrics_;
 
   int64_t first_step_ = 0;            // committed updates when this process began
@@ -79,7 +84,7 @@ class Trainer {
   Tally interval_;  // since the last line of the log
   Tally steady_;
   Tally whole_;
-  double train_loss_ = 0;
+  std::optional<double> train_loss_;
   double seconds_to_first_step_ = 0;
 };
 
@@ -91,30 +96,19 @@ Summary Trainer::run() {
   }
   settle();
   if (interval_.num_steps() > 0) write_line(step_);  // stopped between two lines
+  assembly_.sync->pause(context());
   if (is_last_step() && evaluated_step_ != step_) evaluate_now();
   if (saved_step_ != step_) save_now();
   return summarise();
 }
 
-// Restores the newest checkpoint and opens the run's records.
+// Takes the run for this process alone, restores its newest checkpoint and opens its records.
 void Trainer::begin() {
   const auto& folder = options_.run_folder;
-  std::string newest;
-  if (options_.resume && is_first()) {
-    const auto checkpoints = list_checkpoints(folder);
-    if (!checkpoints.empty()) newest = checkpoints.back().folder.string();
-  }
-  newest = broadcast_text(*assembly_.world_group, newest);
-  if (!newest.empty()) {
-    first_step_ = step_ = saved_step_ = load_checkpoint(newest, assembly_);
-    if (step_ > recipe_.train.steps) {
-      throw ConfigError("{} is of step {}, beyond train.steps = {}; raise it to train on", newest,
-                        step_, recipe_.train.steps);
-    }
-    if (is_first()) log::info("going on from {}", newest);
-  } else if (options_.resume && is_first()) {
-    log::warn("{} has no checkpoint yet: starting from step 0", folder.string());
-  }
+  together(*assembly_.world_group, [&] {
+    if (is_first()) lock_.emplace(folder);
+  });
+  restore_newest();
   together(*assembly_.world_group, [&] {
     metrics_.emplace(Metrics::Options{.run_folder = folder,
                                       .rank = assembly_.world_group->rank(),
@@ -134,15 +128,45 @@ void Trainer::begin() {
   memory::reset_peak();
 }
 
+void Trainer::restore_newest() {
+  const auto& folder = options_.run_folder;
+  std::string newest;
+  together(*assembly_.world_group, [&] {
+    if (!options_.resume || !is_first()) return;
+    const auto checkpoints = list_checkpoints(folder);
+    if (!checkpoints.empty()) newest = checkpoints.back().folder.string();
+  });
+  newest = broadcast_text(*assembly_.world_group, newest);
+  if (newest.empty()) {
+    if (options_.resume && is_first()) {
+      log::warn("{} has no checkpoint yet: starting from step 0", folder.string());
+    }
+    together(*assembly_.world_group, [&] {
+      if (assembly_.start_from.empty()) return;
+      nn::load_folder(assembly_.start_from, *assembly_.model, *assembly_.params);
+    });
+    return;
+  }
+  first_step_ = step_ = saved_step_ = load_checkpoint(newest, assembly_);
+  if (step_ > recipe_.train.steps) {
+    throw ConfigError("{} is of step {}, beyond train.steps = {}; raise it to train on", newest,
+                      step_, recipe_.train.steps);
+  }
+  if (is_first()) log::info("going on from {}", newest);
+}
+
+method::StepContext Trainer::context() const {
+  return {.step = step_,
+          .lr = assembly_.schedule.at(static_cast<double>(step_)),
+          .accumulation = recipe_.train.accumulation,
+          .clip_norm = recipe_.train.clip_norm,
+          .tracer = options_.tracer};
+}
+
 void Trainer::train_step() {
   const auto begin = Clock::now();
-  const method::StepContext context{.step = step_,
-                                    .schedule = &assembly_.schedule,
-                                    .accumulation = recipe_.train.accumulation,
-                                    .clip_norm = recipe_.train.clip_norm,
-                                    .tracer = options_.tracer};
   StepRecord record;
-  record.report = assembly_.sync->step(*assembly_.engine, context);
+  record.report = assembly_.sync->step(*assembly_.engine, context());
   if (assembly_.mixer) record.mix = assembly_.mixer->after_step(step_, *assembly_.params);
   record.step = ++step_;
   record.wants_to_stop = options_.stop && options_.stop->load();
@@ -201,8 +225,10 @@ void Trainer::look_up() {
   const bool saves = is_checkpoint_due(step_);
   if (!evaluates && !saves) return;
   settle();
+  assembly_.sync->pause(context());
   if (evaluates) evaluate_now();
   if (saves) save_now();
+  assembly_.sync->resume();
 }
 
 void Trainer::evaluate_now() {

@@ -17,7 +17,8 @@ struct Summary {
   std::filesystem::path run;
   int64_t steps = 0;
   bool finished = false;  // false: stopped by a signal, to be resumed
-  double train_loss = 0;  // of the last steps, as the last line of the log has it
+  // Of the last steps, as the last line of the log has it; none if there was nothing left to train.
+  std::optional<double> train_loss = std::nullopt;
   std::optional<double> validation_loss = std::nullopt;
   std::optional<double> accuracy = std::nullopt;  // of classes; none for text
   std::string unit;                               // "tokens", "images" or "samples"
@@ -57,7 +58,7 @@ struct TrainerOptions {
 // Trains to the recipe's last step and reads in the order things happen: step, mix, statistics,
 // log, evaluate, checkpoint. Every rank calls it. What a step costs beside the method itself is one
 // small message a peer, read one step later: it carries loss sums for the log and the wish to stop,
-// so that all ranks stop at the same step.
+// so that all ranks stop at the same step. Throws DataError if another process trains the run.
 Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& options);
 
 // Loss (and accuracy) over the validation set, shared among the replicas; the same bits for any

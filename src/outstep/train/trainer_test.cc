@@ -6,17 +6,22 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "outstep/io/files.h"
+#include "outstep/nn/hugging_face.h"
 #include "outstep/train/checkpoint.h"
 #include "outstep/train/metrics.h"
+#include "outstep/train/run_lock.h"
 #include "outstep/train/test_world.h"
 
 namespace outstep::train {
 namespace {
 
 using Json = nlohmann::json;
+using ::testing::AllOf;
 using testing::file_bytes;
 using ::testing::HasSubstr;
 using testing::model_bytes;
+using ::testing::StartsWith;
 using testing::TemporaryFolder;
 using testing::train_well;
 using testing::WorldRun;
@@ -199,6 +204,73 @@ TEST_F(TrainerTest, ARunBeyondTheRecipesLastStepIsNotResumed) {
   const auto outcomes = testing::train(
       {.toml = text(), .overrides = {"train.steps=5"}, .folder = run("done"), .resume = true});
   EXPECT_THAT(outcomes[0].error, HasSubstr("is of step 8, beyond train.steps = 5"));
+}
+
+TEST_F(TrainerTest, TrainingStartsFromTheWeightsOfAFolderAndResumesWithoutIt) {
+  const auto start = folder_.path() / "start";
+  testing::on_world({.toml = text(), .overrides = {"train.seed=5"}, .folder = {}},
+                    [&](Recipe&, Assembly& assembly) {
+                      nn::write_folder(start, *assembly.model, *assembly.params);
+                      return Summary{};
+                    });
+  // A rate that is 0 as a float32.
+  WorldRun wanted{.toml = text(),
+                  .overrides = {"train.seed=6", "train.steps=3", "optimizer.lr=1e-300",
+                                "model.start_from=" + start.string()},
+                  .folder = run("started")};
+  train_well(wanted);
+  EXPECT_EQ(model_bytes(run("started")), file_bytes(start / "model.safetensors"));
+
+  std::filesystem::remove_all(start);
+  wanted.overrides[1] = "train.steps=4";
+  wanted.resume = true;
+  EXPECT_EQ(train_well(wanted).steps, 4);
+}
+
+TEST_F(TrainerTest, WeightsToStartFromThatDoNotFitAreRefusedOnEveryRank) {
+  const auto start = folder_.path() / "start";
+  testing::on_world({.toml = text(), .overrides = {}, .folder = {}},
+                    [&](Recipe&, Assembly& assembly) {
+                      nn::write_folder(start, *assembly.model, *assembly.params);
+                      return Summary{};
+                    });
+  const auto error_with = [&](const std::string& override) {
+    const auto outcomes = testing::train(
+        {.toml = text(),
+         .overrides = {"mesh.replicas=2", "model.start_from=" + start.string(), override},
+         .folder = run("refused")});
+    EXPECT_EQ(outcomes[0].error, outcomes[1].error);
+    return outcomes[0].error;
+  };
+  EXPECT_THAT(error_with("model.n_inner=24"),
+              AllOf(StartsWith("data error: "), HasSubstr("mlp.c_fc"), HasSubstr("shape")));
+  EXPECT_THAT(error_with("model.start_from=nowhere"),
+              AllOf(StartsWith("data error: "), HasSubstr("nowhere")));
+}
+
+TEST_F(TrainerTest, ARunIsTrainedByOneProcessAtATime) {
+  WorldRun wanted{.toml = text(), .overrides = {"mesh.replicas=2"}, .folder = run("taken")};
+  {
+    const RunLock other(run("taken"));
+    for (const auto& outcome : testing::train(wanted)) {
+      EXPECT_THAT(outcome.error, AllOf(StartsWith("data error: "), HasSubstr("taken is being"),
+                                       HasSubstr("trained by another process")));
+    }
+    EXPECT_FALSE(std::filesystem::exists(run("taken") / "recipe.toml"));
+  }
+  EXPECT_TRUE(train_well(wanted).finished);
+  wanted.resume = true;
+  EXPECT_TRUE(train_well(wanted).finished) << "the lock goes with its holder";
+}
+
+TEST_F(TrainerTest, NoTrainLossWhereNothingWasTrained) {
+  WorldRun wanted{.toml = text(), .overrides = {}, .folder = run("done")};
+  EXPECT_GT(train_well(wanted).train_loss, 0.5);
+  wanted.resume = true;
+  const Summary again = train_well(wanted);
+  EXPECT_EQ(again.steps, 8);
+  EXPECT_FALSE(again.train_loss.has_value());
+  EXPECT_FALSE(again.to_json().contains("train_loss"));
 }
 
 TEST_F(TrainerTest, AResumeBeforeTheFirstCheckpointStartsAnew) {

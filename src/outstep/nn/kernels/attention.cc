@@ -7,7 +7,7 @@
 #include "outstep/nn/kernels/small_gemm.h"
 
 // B examples, T tokens, H heads, D channels a head (a multiple of 16), C = H · D. Tp is T rounded
-// up to 16: matrices in scratch have Tp rows, those beyond T zero. For a head, with q already
+// up to kBlock: matrices in scratch have Tp rows, those beyond T zero. For a head, with q already
 // scaled:
 //
 //   S = q kᵀ        P = softmax of the rows of S, causal        O = P v
@@ -23,7 +23,7 @@ using simd::Lanes;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kBlock = 32;
+constexpr int64_t kBlock = 32;  // a multiple of kLanes
 
 int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -91,7 +91,7 @@ OUTSTEP_INLINE float softmax_row(float* scores, int64_t num_valid, int64_t num_c
   const Lanes lowest = simd::broadcast(-INFINITY);
   Lanes largest = lowest, powers = simd::broadcast(0);
   for (int64_t j = 0; j < num_valid; j += kLanes) {
-    largest = simd::max(largest, simd::first_lanes(num_valid - j, simd::load(scores + j), lowest));
+    largest = simd::max(simd::first_lanes(num_valid - j, simd::load(scores + j), lowest), largest);
   }
   const float top = simd::max(largest);
   for (int64_t j = 0; j < num_columns; j += kLanes) {
@@ -305,14 +305,33 @@ at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias, int64
 
 at::Tensor causal_attention_plain(const at::Tensor& qkv, const at::Tensor& bias,
                                   int64_t num_heads) {
+  const Heads heads = split_heads(qkv, bias, num_heads);
+  if (is_differentiating_forward()) return join_heads(attention_by_parts(heads));
+  return join_heads(at::scaled_dot_product_attention(heads.queries, heads.keys, heads.values, {},
+                                                     0.0, /*is_causal=*/true));
+}
+
+Heads split_heads(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads) {
   const int64_t width = qkv.size(2) / 3;
-  const at::Tensor heads = qkv.add(bias.to(qkv.scalar_type()))
+  const at::Tensor parts = qkv.add(bias.to(qkv.scalar_type()))
                                .view({qkv.size(0), qkv.size(1), 3, num_heads, width / num_heads});
-  const std::vector<at::Tensor> parts =
-      heads.permute({2, 0, 3, 1, 4}).unbind(0);  // 3 × [B, H, T, D]
-  return at::scaled_dot_product_attention(parts[0], parts[1], parts[2], {}, 0.0, /*is_causal=*/true)
-      .transpose(1, 2)
-      .flatten(2);
+  const std::vector<at::Tensor> heads = parts.permute({2, 0, 3, 1, 4}).unbind(0);
+  return {heads[0], heads[1], heads[2]};
+}
+
+at::Tensor join_heads(const at::Tensor& heads) { return heads.transpose(1, 2).flatten(2); }
+
+at::Tensor attention_by_parts(const Heads& heads,
+                              const std::function<at::Tensor(const at::Tensor&)>& on_weights) {
+  const auto& [queries, keys, values] = heads;
+  const int64_t length = queries.size(-2);
+  const double scale = 1 / std::sqrt(static_cast<double>(queries.size(-1)));
+  const at::Tensor future = at::ones({length, length}, queries.options().dtype(at::kBool)).triu(1);
+  at::Tensor scores = at::matmul(queries.mul(scale), keys.transpose(-2, -1));  // [B, H, T, T]
+  if (scores.scalar_type() != at::kDouble) scores = scores.to(at::kFloat);
+  at::Tensor weights = scores.masked_fill(future, -INFINITY).softmax(-1);
+  if (on_weights) weights = on_weights(weights);
+  return at::matmul(weights.to(values.dtype()), values);
 }
 
 }  // namespace outstep::nn::kernels

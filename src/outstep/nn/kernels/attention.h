@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "outstep/base/torch.h"
 
 namespace outstep::nn::kernels {
@@ -15,5 +17,18 @@ namespace outstep::nn::kernels {
 // do not depend on how many there are.
 at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
 at::Tensor causal_attention_plain(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
+
+// For what the fused form cannot do: the parts of attention one by one.
+struct Heads {
+  at::Tensor queries, keys, values;  // [B, H, T, D]
+};
+Heads split_heads(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
+at::Tensor join_heads(const at::Tensor& heads);  // [B, H, T, D] to [B, T, C]
+
+// Product, mask, softmax, product: operators that know forward-mode differentiation, where ATen's
+// own attention does not on the CPU. on_weights, if given, takes the weights [B, H, T, T] on their
+// way (dropout that draws from counters, where ATen's draws from a generator).
+at::Tensor attention_by_parts(const Heads& heads,
+                              const std::function<at::Tensor(const at::Tensor&)>& on_weights = {});
 
 }  // namespace outstep::nn::kernels

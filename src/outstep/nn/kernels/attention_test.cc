@@ -25,9 +25,11 @@ TEST_P(AttentionShapes, EqualsThePlainForm) {
   };
   const at::Tensor qkv = random_tensor({s.batch, s.length, 3 * width}, 1),
                    bias = random_tensor({3 * width}, 2);
-  expect_same(with(causal_attention), with(causal_attention_plain), {qkv, bias}, 1e-5);
+  expect_same(with(causal_attention), with(causal_attention_plain), {qkv, bias}, 1e-5,
+              Products::contracted);
   expect_same(with(causal_attention), with(causal_attention_plain), {qkv.to(at::kBFloat16), bias},
-              kBFloat16Tolerance);
+              kBFloat16Tolerance, Products::contracted);
+  expect_jvp(with(causal_attention), {qkv, bias});
 }
 
 INSTANTIATE_TEST_SUITE_P(All, AttentionShapes,
@@ -41,6 +43,27 @@ TEST(Attention, HoldsForLargeScores) {
   y.sum().backward();
   EXPECT_TRUE(y.isfinite().all().item<bool>());
   EXPECT_TRUE(qkv.grad().isfinite().all().item<bool>());
+}
+
+// The plain form is no measure: its blocks multiply other values by the weight 0, which spreads
+// NaNs.
+TEST(Attention, LetsNaNsSurvive) {
+  constexpr int64_t kToken = 20, kWidth = 32, kLength = 40;
+  for (const simd::Level level : levels()) {
+    const ForcedLevel forced(level);
+    for (int64_t part = 0; part < 3; ++part) {  // of q, k and v
+      at::Tensor qkv = random_tensor({1, kLength, 3 * kWidth}, 1);
+      qkv.select(1, kToken).select(1, part * kWidth + 3).fill_(std::nan(""));
+      qkv.set_requires_grad(true);
+      const at::Tensor y = causal_attention(qkv, at::zeros({3 * kWidth}), 2);
+      y.sum().backward();
+      const auto has_nan = [](const at::Tensor& t) { return t.isnan().any().item<bool>(); };
+      const int64_t last = part == 0 ? kToken : kLength - 1;  // a query is its own token's
+      for (int64_t t = kToken; t <= last; ++t) EXPECT_TRUE(has_nan(y[0][t])) << part << " " << t;
+      EXPECT_TRUE(has_nan(qkv.grad()[0][kToken]));
+      EXPECT_FALSE(has_nan(y.narrow(2, kWidth / 2, kWidth / 2))) << "the other head";
+    }
+  }
 }
 
 TEST(Attention, HasTheSameBitsForAnyNumberOfThreads) {

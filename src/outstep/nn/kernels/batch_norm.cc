@@ -229,7 +229,8 @@ Moments moments_of(const T* x, const Table& table) {
       count += n;
     }
     result.mean.mutable_data_ptr<float>()[c] = static_cast<float>(mean);
-    result.var.mutable_data_ptr<float>()[c] = static_cast<float>(std::max(0.0, squares / count));
+    const double var = squares < 0 ? 0 : squares / count;  // rounding; a NaN stays
+    result.var.mutable_data_ptr<float>()[c] = static_cast<float>(var);
   }
   return result;
 }

@@ -16,7 +16,9 @@ at::Tensor images(int64_t batch, int64_t channels, int64_t size, uint64_t stream
 template <typename Form>
 auto with(Form form, bool relu, bool adds) {
   return [=](const Tensors& in) -> Tensors {
-    const at::Tensor mean = at::full({in[0].size(1)}, 0.5f), var = at::full({in[0].size(1)}, 2.f);
+    const at::TensorOptions type = in[1].options();
+    const at::Tensor mean = at::full({in[0].size(1)}, 0.5, type),
+                     var = at::full({in[0].size(1)}, 2.0, type);
     const at::Tensor y = form(in[0], BatchNormOptions{.gain = in[1],
                                                       .bias = in[2],
                                                       .running_mean = mean,
@@ -55,6 +57,23 @@ TEST(BatchNorm, EqualsThePlainFormInBFloat16) {
                       random_tensor({32}, 3)};
   expect_same(with(batch_norm, false, false), with(batch_norm_plain, false, false), in,
               kBFloat16Tolerance);
+}
+
+TEST(BatchNorm, LetsNaNsSurvive) {
+  const Tensors in = {images(6, 32, 7, 1, 3), random_tensor({32}, 2, 1), random_tensor({32}, 3),
+                      images(6, 32, 7, 4)};
+  expect_nans_survive(with(batch_norm, true, true), with(batch_norm_plain, true, true), in);
+  const Tensors alone(in.begin(), in.begin() + 3);
+  for (const bool relu : {false, true}) {
+    expect_nans_survive(with(batch_norm, relu, false), with(batch_norm_plain, relu, false), alone);
+  }
+}
+
+TEST(BatchNorm, DifferentiatesForwards) {
+  const Tensors in = {images(6, 16, 7, 1, 3), random_tensor({16}, 2, 1), random_tensor({16}, 3),
+                      images(6, 16, 7, 4)};
+  expect_jvp(
+      [](const Tensors& duals) -> Tensors { return {with(batch_norm, true, true)(duals)[0]}; }, in);
 }
 
 TEST(BatchNorm, KeepsTheVarianceOfADistantMean) {

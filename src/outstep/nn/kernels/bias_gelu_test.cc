@@ -21,6 +21,14 @@ TEST(BiasGelu, EqualsThePlainForm) {
   }
 }
 
+TEST(BiasGelu, LetsNaNsSurvive) {
+  expect_nans_survive(fused, plain, {random_tensor({150, 37}, 1), random_tensor({37}, 2)});
+}
+
+TEST(BiasGelu, DifferentiatesForwards) {
+  expect_jvp(fused, {random_tensor({15, 37}, 1), random_tensor({37}, 2)});
+}
+
 TEST(BiasGelu, HoldsFarFromZero) {
   const at::Tensor x =
       at::tensor({-1e30f, -90.f, -12.f, -1e-20f, 0.f, 12.f, 90.f, 1e15f}).view({1, 8});

@@ -27,7 +27,7 @@ struct Forward {
       const int64_t whole = size / kLanes * kLanes, rest = size - whole;
       Lanes largest = simd::load_some(logits + whole, rest, -INFINITY);
       for (int64_t i = 0; i < whole; i += kLanes)
-        largest = simd::max(largest, simd::load(logits + i));
+        largest = simd::max(simd::load(logits + i), largest);
       const float top = simd::max(largest);
       const Lanes tail = simd::load_some(logits + whole, rest, -INFINITY);
       Lanes powers = rest > 0 ? simd::exp(tail - top) : simd::broadcast(0);
@@ -40,7 +40,9 @@ struct Forward {
       const float log_sum = top + std::log(simd::sum(powers));
       const float mean = simd::sum(total) / static_cast<float>(size);
       const auto hit = static_cast<float>(logits[classes[row]]);
-      losses[row] = (1 - smoothing) * (log_sum - hit) + smoothing * (log_sum - mean);
+      losses[row] = (1 - smoothing) * (log_sum - hit);
+      // Else a logit of -inf, which hides a class, would make it NaN.
+      if (smoothing > 0) losses[row] += smoothing * (log_sum - mean);
       log_sums[row] = log_sum;
     }
   }

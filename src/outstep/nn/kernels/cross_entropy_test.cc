@@ -5,20 +5,20 @@
 namespace outstep::nn::kernels {
 namespace {
 
+auto with(decltype(cross_entropy) form, double smoothing) {
+  return [=](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    return {form(in[0], in[1], smoothing)};
+  };
+}
+
 TEST(CrossEntropy, EqualsThePlainForm) {
   for (const double smoothing : {0.0, 0.1}) {
-    const auto with = [&](auto form) {
-      return [=](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-        return {form(in[0], in[1], smoothing)};
-      };
-    };
+    const auto fused = with(cross_entropy, smoothing), plain = with(cross_entropy_plain, smoothing);
     for (const int64_t classes : {2, 10, 16, 1003}) {
       const at::Tensor targets = at::arange(70, at::kLong).remainder(classes);
       const at::Tensor logits = random_tensor({70, classes}, 1, 5, 4);
-      expect_same(with(cross_entropy), with(cross_entropy_plain), {logits, targets},
-                  kFloatTolerance);
-      expect_same(with(cross_entropy), with(cross_entropy_plain),
-                  {logits.to(at::kBFloat16), targets}, kBFloat16Tolerance);
+      expect_same(fused, plain, {logits, targets}, kFloatTolerance);
+      expect_same(fused, plain, {logits.to(at::kBFloat16), targets}, kBFloat16Tolerance);
     }
   }
 }
@@ -30,6 +30,28 @@ TEST(CrossEntropy, HoldsForLargeLogits) {
   loss.backward();
   EXPECT_EQ(loss.item<float>(), 0.f);
   EXPECT_EQ(logits.grad().abs().max().item<float>(), 0.f);
+}
+
+TEST(CrossEntropy, LetsALogitHideAClass) {
+  const at::Tensor logits = at::tensor({1.f, -INFINITY, 2.f}).view({1, 3}),
+                   target = at::tensor({0}, at::kLong);
+  EXPECT_FLOAT_EQ(cross_entropy(logits, target, 0).item<float>(),
+                  cross_entropy_plain(logits, target, 0).item<float>());
+}
+
+TEST(CrossEntropy, LetsNaNsSurvive) {
+  for (const int64_t classes : {10, 40}) {
+    const at::Tensor targets = at::arange(70, at::kLong).remainder(classes);
+    at::Tensor logits = random_tensor({70, classes}, 1);
+    expect_nans_survive(with(cross_entropy, 0), with(cross_entropy_plain, 0), {logits, targets});
+    logits[3][classes - 1] = std::nan("");  // one of a row, in the vector that is not full
+    expect_nans_survive(with(cross_entropy, 0), with(cross_entropy_plain, 0), {logits, targets});
+  }
+}
+
+TEST(CrossEntropy, DifferentiatesForwards) {
+  const at::Tensor targets = at::arange(70, at::kLong).remainder(10);
+  expect_jvp(with(cross_entropy, 0.1), {random_tensor({70, 10}, 1), targets});
 }
 
 TEST(CrossEntropy, RefusesClassesOutOfRange) {

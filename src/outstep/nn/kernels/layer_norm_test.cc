@@ -22,11 +22,21 @@ class Autocast {
   ~Autocast() { at::autocast::set_autocast_enabled(at::kCPU, false); }
 };
 
-TEST(LayerNorm, EqualsThePlainForm) {
-  const auto with = [](auto form) {
-    return
-        [form](const Tensors& in) -> Tensors { return {form(in[0], NormOptions{in[1], in[2]})}; };
+auto with(decltype(layer_norm) form) {
+  return [=](const Tensors& in) -> Tensors { return {form(in[0], NormOptions{in[1], in[2]})}; };
+}
+auto with(decltype(add_layer_norm) form) {
+  return [=](const Tensors& in) -> Tensors {
+    const AddedNorm both = form(in[0], in[3], in[4], NormOptions{in[1], in[2]});
+    return {both.sum, both.normed};
   };
+}
+// Of x, addend and its bias.
+auto with(decltype(add_biased) form) {
+  return [=](const Tensors& in) -> Tensors { return {form(in[0], in[1], in[2])}; };
+}
+
+TEST(LayerNorm, EqualsThePlainForm) {
   for (const int64_t columns : {16, 48, 256, 37}) {
     Tensors in = inputs(columns);
     in.resize(3);
@@ -46,12 +56,6 @@ TEST(LayerNorm, GivesWhatAutocastWouldCastTo) {
 }
 
 TEST(AddLayerNorm, EqualsThePlainForm) {
-  const auto with = [](auto form) {
-    return [form](const Tensors& in) -> Tensors {
-      const AddedNorm both = form(in[0], in[3], in[4], NormOptions{in[1], in[2]});
-      return {both.sum, both.normed};
-    };
-  };
   for (const int64_t columns : {16, 256, 37}) {
     expect_same(with(add_layer_norm), with(add_layer_norm_plain), inputs(columns), kFloatTolerance);
     expect_same(with(add_layer_norm), with(add_layer_norm_plain), inputs(columns, at::kBFloat16),
@@ -60,23 +64,35 @@ TEST(AddLayerNorm, EqualsThePlainForm) {
 }
 
 TEST(AddLayerNorm, WorksWhereTheSumGoesNowhereElse) {
-  const auto with = [](auto form) {
+  const auto normed_only = [](auto form) {
     return [form](const Tensors& in) -> Tensors {
       return {form(in[0], in[3], in[4], NormOptions{in[1], in[2]}).normed};
     };
   };
-  expect_same(with(add_layer_norm), with(add_layer_norm_plain), inputs(32), kFloatTolerance);
+  expect_same(normed_only(add_layer_norm), normed_only(add_layer_norm_plain), inputs(32),
+              kFloatTolerance);
 }
 
 TEST(AddBiased, EqualsThePlainForm) {
-  const auto with = [](auto form) {
-    return [form](const Tensors& in) -> Tensors { return {form(in[0], in[1], in[2])}; };
-  };
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     const Tensors in = inputs(64, type);
     expect_same(with(add_biased), with(add_biased_plain), {in[0], in[3], in[4]},
                 type == at::kFloat ? kFloatTolerance : kBFloat16Tolerance);
   }
+}
+
+TEST(LayerNormKernels, LetNaNsSurvive) {
+  const Tensors in = inputs(48);
+  expect_nans_survive(with(layer_norm), with(layer_norm_plain), {in[0], in[1], in[2]});
+  expect_nans_survive(with(add_layer_norm), with(add_layer_norm_plain), in);
+  expect_nans_survive(with(add_biased), with(add_biased_plain), {in[0], in[3], in[4]});
+}
+
+TEST(LayerNormKernels, DifferentiateForwards) {
+  const Tensors in = inputs(48);
+  expect_jvp(with(layer_norm), {in[0], in[1], in[2]});
+  expect_jvp(with(add_layer_norm), in);
+  expect_jvp(with(add_biased), {in[0], in[3], in[4]});
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 
@@ -8,7 +9,9 @@
 // Sixteen lanes of float32, and loops over them that are compiled for several vector instruction
 // sets and chosen at run time. The arithmetic is IEEE's in all of them and contracts a
 // multiplication with an addition only where multiply_add says so: kernels without it have the same
-// bits on every processor. Included by this folder's .cc files only.
+// bits on every processor. A NaN in the data survives all of it, as in torch's operators: else a
+// gradient that diverged would pass for a good one. Included by this folder's .cc files and
+// kernels_testing.h only.
 //
 //   struct Doubling {                                    // a kernel: one static function, inlined
 //   into each version
@@ -52,11 +55,12 @@ OUTSTEP_INLINE Lanes operator/(Lanes a, Lanes b) { return {a.v / b.v}; }
 OUTSTEP_INLINE Lanes operator+(Lanes a, float b) { return {a.v + b}; }
 OUTSTEP_INLINE Lanes operator-(Lanes a, float b) { return {a.v - b}; }
 OUTSTEP_INLINE Lanes operator*(Lanes a, float b) { return {a.v * b}; }
-OUTSTEP_INLINE Lanes max(Lanes a, Lanes b) { return {a.v > b.v ? a.v : b.v}; }
-OUTSTEP_INLINE Lanes min(Lanes a, Lanes b) { return {a.v < b.v ? a.v : b.v}; }
-// value where condition > 0, else 0
+// One instruction each. A NaN in a stays, one in b is passed over: the data is a.
+OUTSTEP_INLINE Lanes max(Lanes a, Lanes b) { return {b.v > a.v ? b.v : a.v}; }
+OUTSTEP_INLINE Lanes min(Lanes a, Lanes b) { return {b.v < a.v ? b.v : a.v}; }
+// 0 where condition <= 0, else value: a NaN lets it pass, as in torch's gradient of ReLU.
 OUTSTEP_INLINE Lanes where_positive(Lanes condition, Lanes value) {
-  return {condition.v > 0 ? value.v : F32x16{}};
+  return {condition.v <= 0 ? F32x16{} : value.v};
 }
 
 OUTSTEP_INLINE Lanes load(const float* from) {
@@ -105,7 +109,8 @@ OUTSTEP_INLINE Lanes first_lanes(int64_t count, Lanes value, Lanes other) {
   return {lane < limit ? value.v : other.v};
 }
 
-// Sum and maximum over the lanes, halves first: always in the same order.
+// Sum and maximum over the lanes, halves first: always in the same order. The maximum may pass over
+// a NaN: it is for e^(x - maximum), where x is one still.
 OUTSTEP_INLINE float sum(Lanes x) {
   float lanes[kLanes];
   store(lanes, x);
@@ -122,7 +127,7 @@ OUTSTEP_INLINE float max(Lanes x) {
   return largest;
 }
 
-// e^x within 2 units in the last place; 0 below -87.3, and at most e^88.
+// e^x within 2 units in the last place; 0 up to -87.3, at most e^88, and NaN of a NaN.
 OUTSTEP_INLINE Lanes exp(Lanes x) {
   constexpr float kLog2e = 1.44269504088896341f;
   constexpr float kLn2High = 0.693359375f;  // exact in 9 bits, so that n · kLn2High is exact
@@ -139,14 +144,18 @@ OUTSTEP_INLINE Lanes exp(Lanes x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const I32x16 exponent = (__builtin_convertvector(n, I32x16) + 127) << 23;
+  // 2^n: the lowest bits of `shifted` are n, and those above them are shifted out.
+  U32x16 exponent;
+  std::memcpy(&exponent, &shifted, sizeof(exponent));
+  exponent = (exponent + 127u) << 23;
   F32x16 power;
   std::memcpy(&power, &exponent, sizeof(power));
-  return {clamped > -87.3f ? p * power : F32x16{}};
+  return {clamped <= -87.3f ? F32x16{} : p * power};
 }
 
 enum class Level { baseline, avx2, avx512 };
 
+// The widest that this processor runs.
 inline Level best_level() {
 #if defined(__x86_64__)
   static const Level level = [] {
@@ -161,6 +170,12 @@ inline Level best_level() {
 #else
   return Level::baseline;
 #endif
+}
+
+// The version that run() takes: the best, unless a test chooses another.
+inline std::atomic<Level>& level_in_use() {
+  static std::atomic<Level> level{best_level()};
+  return level;
 }
 
 // a · b + c, rounded once where the instruction set can (FMA comes with AVX2 here), else twice.
@@ -206,10 +221,10 @@ OUTSTEP_TARGET_AVX512 void run_avx512(Args... args) {
   Kernel::template run<Level::avx512>(args...);
 }
 
-// Runs the best version for this processor. Arguments are passed by value.
+// Runs the version in use. Arguments are passed by value.
 template <typename Kernel, typename... Args>
 void run(Args... args) {
-  switch (best_level()) {
+  switch (level_in_use().load(std::memory_order_relaxed)) {
     case Level::avx512:
       return run_avx512<Kernel, Args...>(args...);
     case Level::avx2:

@@ -1,0 +1,199 @@
+#include "outstep/method/rounds.h"
+
+#include "outstep/base/clock.h"
+#include "outstep/base/errors.h"
+#include "outstep/method/traffic.h"
+
+namespace outstep::method {
+namespace {
+
+enum : comm::Tag { kCounts, kGradients, kNorm, kParameters };
+
+constexpr int64_t kCountBytes = sizeof(int64_t);
+constexpr int64_t kNormBytes = optim::ExactSum::kNumWords * sizeof(int64_t);
+
+}  // namespace
+
+Rounds::Rounds(nn::FlatParams& params, comm::Group& group, Options options)
+    : params_(params),
+      group_(group),
+      options_(std::move(options)),
+      shards_(shards_of(params, group)),
+      travelling_(at::zeros_like(params.values())),
+      buffers_before_pending_(params, options_.on_nonfinite),
+      worker_(options_.name) {}
+
+optim::Range Rounds::own_range() const {
+  return {shards_.begin(group_.rank()), shards_.end(group_.rank())};
+}
+
+at::Tensor Rounds::own(const at::Tensor& vector) const {
+  return vector.narrow(0, own_range().begin, own_range().size());
+}
+
+Traffic Rounds::traffic() const {
+  const int64_t bytes = small_all_reduce_bytes(kCountBytes + kNormBytes, shards_.count) +
+                        reduce_scatter_bytes(shards_, group_.rank(), options_.wire) +
+                        all_gather_bytes(shards_, group_.rank(), options_.parameter_wire);
+  return {.bytes_sent = bytes, .overlapped_bytes = bytes};
+}
+
+Rounds::Times Rounds::take_times() { return std::exchange(times_, {}); }
+
+void Rounds::send_off(const Contribution& added) {
+  travelling_.copy_(params_.gradients());
+  params_.zero_gradients();
+  pending_ = added;
+  is_reduced_ = false;
+}
+
+void Rounds::prime(GradientEngine& engine, int64_t count) {
+  check(!pending_, "a gradient is primed while none is on its way");
+  const AbortOnError abort_on_error(group_);
+  buffers_before_pending_ = BuffersBeforeStep(params_, options_.on_nonfinite);
+  params_.zero_gradients();
+  send_off(accumulate_exactly(engine, count));
+}
+
+Contribution Rounds::run(GradientEngine& engine, const StepContext& context,
+                         const RoundLength& length, Policy policy) {
+  check(pending_.has_value(), "a round carries a gradient");
+  const AbortOnError abort_on_error(group_);
+  // By value: should this scope be left by an exception, the job goes on until it notices.
+  const SerialWorker::Ticket round =
+      worker_.post([this, context, policy = std::move(policy)] { communicate(context, policy); });
+  const BuffersBeforeStep before(params_, options_.on_nonfinite);
+  const Contribution added = accumulate(engine, length, round);
+  await(round, context);
+  const trace::Span span(context.tracer, trace::Track::compute, "swap", {.step = context.step});
+  params_.values().copy_(travelling_);
+  send_off(added);
+  buffers_before_pending_ = before;
+  return added;
+}
+
+void Rounds::put_back_buffers(const BuffersBeforeStep& before, const Judgement& judgement) {
+  if (!judgement.is_skipped) return;
+  before.put_back_if_skipped(judgement);
+  // What came after the spoilt forward passes has seen what they did.
+  buffers_before_pending_ = before;
+}
+
+void Rounds::run_alone(const StepContext& context, Policy policy) {
+  check(pending_.has_value(), "a round carries a gradient");
+  const AbortOnError abort_on_error(group_);
+  await(worker_.post([this, context, policy = std::move(policy)] { communicate(context, policy); }),
+        context);
+  params_.values().copy_(travelling_);
+  pending_.reset();
+}
+
+Contribution Rounds::accumulate(GradientEngine& engine, const RoundLength& length,
+                                SerialWorker::Ticket round) {
+  Contribution added;
+  const auto wants_more = [&] {
+    if (added.micro_batches < length.at_least) return true;
+    if (length.is_fixed) return false;
+    if (length.at_most > 0 && added.micro_batches >= length.at_most) return false;
+    return !worker_.is_done(round);
+  };
+  while (wants_more()) {
+    added += engine.accumulate();
+    worker_.rethrow_error();
+  }
+  const int64_t most = length.is_fixed ? length.at_least : length.at_most;
+  if (most > 0 && added.micro_batches > most) throw finished_too_many(added.micro_batches, most);
+  return added;
+}
+
+void Rounds::await(SerialWorker::Ticket job, const StepContext& context) {
+  const trace::Span span(context.tracer, trace::Track::compute, "wait", {.step = context.step});
+  const Clock::time_point begin = Clock::now();
+  worker_.wait(job);
+  times_.exposed_seconds += seconds_since(begin);
+}
+
+void Rounds::settle(const StepContext& context) {
+  if (!pending_ || is_reduced_) return;
+  const AbortOnError abort_on_error(group_);
+  worker_.wait(worker_.post([this, context] { reduce(context); }));
+}
+
+void Rounds::gather(const at::Tensor& shard) {
+  const AbortOnError abort_on_error(group_);
+  worker_.wait(worker_.post([this, shard] {
+    group_.all_gather(shard, params_.values(), shards_,
+                      {.tag = kParameters, .what = "committed parameters"});
+  }));
+}
+
+// ---- On the communication thread ----
+
+void Rounds::reduce(const StepContext& context) {
+  at::Tensor count = at::full({1}, pending_->micro_batches, at::kLong);
+  group_.all_reduce(count, {.tag = kCounts, .what = "counts", .step = context.step});
+  const trace::Span span(
+      context.tracer, trace::Track::communication, "reduce_scatter",
+      {.step = context.step, .bytes = reduce_scatter_bytes(shards_, group_.rank(), options_.wire)});
+  group_.reduce_scatter(travelling_, own(travelling_), shards_,
+                        {.tag = kGradients, .what = "gradients", .step = context.step},
+                        options_.wire);
+  reduced_micro_batches_ = count.item<int64_t>();
+  is_reduced_ = true;
+}
+
+optim::ExactSum Rounds::squared_norm(const at::Tensor& shard, int64_t step) {
+  at::Tensor words = optim::squared_norm(shard).to_words();
+  group_.all_reduce(words, {.tag = kNorm, .what = "gradient norm", .step = step});
+  return optim::ExactSum::from_words(words);
+}
+
+void Rounds::communicate(const StepContext& context, const Policy& policy) {
+  const Clock::time_point begin = Clock::now();
+  if (!is_reduced_) reduce(context);
+  at::Tensor shard;
+  {
+    const trace::Span span(context.tracer, trace::Track::communication, "update",
+                           {.step = context.step});
+    shard = policy({.gradient = own(travelling_),
+                    .micro_batches = reduced_micro_batches_,
+                    .local = *pending_});
+  }
+  const trace::Span span(
+      context.tracer, trace::Track::communication, "all_gather",
+      {.step = context.step,
+       .bytes = all_gather_bytes(shards_, group_.rank(), options_.parameter_wire)});
+  group_.all_gather(shard, travelling_, shards_,
+                    {.tag = kParameters, .what = "parameters", .step = context.step},
+                    options_.parameter_wire);
+  times_.communication_seconds += seconds_since(begin);
+}
+
+// ---- State ----
+
+void Rounds::save(io::StateWriter& writer) const {
+  writer.shared(options_.name + ".has_pending", pending_ ? 1 : 0);
+  if (!pending_) return;
+  check(is_reduced_, "a pending gradient is settled before it is saved");
+  writer.shared(options_.name + ".pending_micro_batches", reduced_micro_batches_);
+  writer.slice(options_.name + ".pending", own(travelling_), own_range().begin, shards_.total);
+  writer.local(options_.name + ".pending_part", at::tensor(pending_->to_values(), at::kDouble));
+}
+
+void Rounds::load(io::StateReader& reader) {
+  pending_.reset();
+  if (reader.shared_int(options_.name + ".has_pending") == 0) return;
+  reduced_micro_batches_ = reader.shared_int(options_.name + ".pending_micro_batches");
+  reader.slice(options_.name + ".pending", own(travelling_), own_range().begin, shards_.total);
+  // Another world goes on with the gradient, but has nobody whose losses these were.
+  pending_ = Contribution{};
+  if (reader.has_local()) {
+    const at::Tensor part = reader.local(options_.name + ".pending_part");
+    pending_ = Contribution::from_values(
+        {part.const_data_ptr<double>(), static_cast<size_t>(part.numel())});
+  }
+  is_reduced_ = true;
+  buffers_before_pending_ = BuffersBeforeStep(params_, options_.on_nonfinite);
+}
+
+}  // namespace outstep::method
