@@ -75,10 +75,11 @@ void write_model(const fs::path& folder, const Assembly& assembly) {
   io::write_text_atomically(folder / "config.json", assembly.model->config().dump(2) + "\n");
 }
 
-void write_manifest(const fs::path& folder, int64_t step, const Assembly& assembly,
+void write_manifest(const fs::path& folder, const Position& position, const Assembly& assembly,
                     std::optional<double> validation_loss) {
   Manifest manifest;
-  manifest.step = step;
+  manifest.step = position.step;
+  manifest.progress = position.progress;
   manifest.mesh = assembly.mesh;
   manifest.validation_loss = validation_loss;
   for (const char* name : {"model.safetensors", "config.json", "recipe.toml"}) {
@@ -91,7 +92,7 @@ void write_manifest(const fs::path& folder, int64_t step, const Assembly& assemb
 }
 
 // Called on every rank; only the world's rank 0 makes, finishes and moves the folder.
-void save_together(const fs::path& temporary, const fs::path& place, int64_t step,
+void save_together(const fs::path& temporary, const fs::path& place, const Position& position,
                    const Recipe& recipe, Assembly& assembly,
                    std::optional<double> validation_loss) {
   comm::Group& world = *assembly.world_group;
@@ -112,9 +113,9 @@ void save_together(const fs::path& temporary, const fs::path& place, int64_t ste
   }
   together(world, [&] {
     if (!is_first) return;
-    write_manifest(temporary, step, assembly, validation_loss);
+    write_manifest(temporary, position, assembly, validation_loss);
     io::sync_folder(temporary);
-    io::write_text_atomically(temporary / "DONE", fmt::format("step {}\n", step));
+    io::write_text_atomically(temporary / "DONE", fmt::format("step {}\n", position.step));
     io::sync_folder(temporary);
     move_into_place(temporary, place);
   });
@@ -199,25 +200,25 @@ std::vector<CheckpointInfo> list_checkpoints(const fs::path& run_folder) {
   return checkpoints;
 }
 
-fs::path save_checkpoint(const fs::path& run_folder, int64_t step, const Recipe& recipe,
+fs::path save_checkpoint(const fs::path& run_folder, const Position& position, const Recipe& recipe,
                          Assembly& assembly, std::optional<double> validation_loss) {
   const fs::path folder = checkpoints_of(run_folder);
-  const fs::path temporary = folder / ("." + folder_name(step));
-  const fs::path place = folder / folder_name(step);
+  const fs::path temporary = folder / ("." + folder_name(position.step));
+  const fs::path place = folder / folder_name(position.step);
   const bool is_first = assembly.world_group->rank() == 0;
   try {
-    save_together(temporary, place, step, recipe, assembly, validation_loss);
+    save_together(temporary, place, position, recipe, assembly, validation_loss);
   } catch (const DataError& error) {
     // Every rank comes here, after the same phase.
     std::error_code ignored;
     if (is_first) fs::remove_all(temporary, ignored);
-    throw DataError("cannot save the checkpoint of step {}: {}; {}", step, error.what(),
+    throw DataError("cannot save the checkpoint of step {}: {}; {}", position.step, error.what(),
                     last_checkpoint_text(run_folder));
   }
   return place;
 }
 
-int64_t load_checkpoint(const fs::path& checkpoint_folder, Assembly& assembly) {
+Position load_checkpoint(const fs::path& checkpoint_folder, Assembly& assembly) {
   comm::Group& world = *assembly.world_group;
   Manifest manifest;
   together(world, [&] {
@@ -229,7 +230,7 @@ int64_t load_checkpoint(const fs::path& checkpoint_folder, Assembly& assembly) {
     assembly.params->load(io::Safetensors(checkpoint_folder / "model.safetensors"));
     load_state(checkpoint_folder, manifest, assembly);
   });
-  return manifest.step;
+  return {.step = manifest.step, .progress = manifest.progress};
 }
 
 void prune_checkpoints(const fs::path& run_folder, int64_t keep, bool keep_best) {

@@ -25,6 +25,14 @@
 
 namespace outstep::train {
 
+// How far a run has come.
+struct Position {
+  int64_t step = 0;  // committed updates
+  // The same in steps of the recipe, train.accumulation micro-batches a replica: a method that
+  // commits more of them at once comes further with each. What the schedule and the end go by.
+  double progress = 0;
+};
+
 struct CheckpointInfo {
   std::filesystem::path folder;
   int64_t step = 0;
@@ -37,15 +45,15 @@ struct CheckpointInfo {
 std::vector<CheckpointInfo> list_checkpoints(const std::filesystem::path& run_folder);
 
 // Every rank of the world calls it at the same step. Returns the folder.
-std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder, int64_t step,
-                                      const Recipe& recipe, Assembly& assembly,
-                                      std::optional<double> validation_loss);
+std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder,
+                                      const Position& position, const Recipe& recipe,
+                                      Assembly& assembly, std::optional<double> validation_loss);
 
 // Checks the manifest, then restores parameters, buffers, optimizer, sync, engine, stream and
-// mixer. Every rank of the world calls it. Returns the step. Throws DataError on every rank:
-// incomplete, altered (names the file), of another model (names the tensor). What the assembly
-// holds is undefined then.
-int64_t load_checkpoint(const std::filesystem::path& checkpoint_folder, Assembly& assembly);
+// mixer. Every rank of the world calls it. Returns where the run stood. Throws DataError on every
+// rank: incomplete, altered (names the file), of another model (names the tensor). What the
+// assembly holds is undefined then.
+Position load_checkpoint(const std::filesystem::path& checkpoint_folder, Assembly& assembly);
 
 // Deletes all but the newest `keep` and, if keep_best, the one with the lowest validation loss;
 // also what a killed run left half-written. Files, links and folders with names of another form

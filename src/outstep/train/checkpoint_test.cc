@@ -306,12 +306,12 @@ TEST_F(CheckpointTest, AFullDiskIsNamed) {
 }
 
 TEST_F(CheckpointTest, SavingTheSameStepAgainReplacesIt) {
-  const auto outcomes = testing::on_world({.toml = text(), .overrides = {}, .folder = {}},
-                                          [&](Recipe& recipe, Assembly& assembly) {
-                                            save_checkpoint(run("twice"), 3, recipe, assembly, 2.0);
-                                            save_checkpoint(run("twice"), 3, recipe, assembly, 1.0);
-                                            return Summary{};
-                                          });
+  const auto outcomes = testing::on_world(
+      {.toml = text(), .overrides = {}, .folder = {}}, [&](Recipe& recipe, Assembly& assembly) {
+        save_checkpoint(run("twice"), {.step = 3}, recipe, assembly, 2.0);
+        save_checkpoint(run("twice"), {.step = 3}, recipe, assembly, 1.0);
+        return Summary{};
+      });
   ASSERT_EQ(outcomes[0].error, "");
   const auto listed = list_checkpoints(run("twice"));
   ASSERT_EQ(listed.size(), 1);

@@ -30,13 +30,14 @@ Manifest parse(const Json& json) {
   }
   Manifest manifest;
   manifest.step = json.at("step").get<int64_t>();
+  manifest.progress = json.at("progress").get<double>();
   const Json& mesh = json.at("mesh");
   manifest.mesh = {.members = mesh.at("members").get<int>(),
                    .replicas = mesh.at("replicas").get<int>(),
                    .stages = mesh.at("stages").get<int>()};
-  if (manifest.step < 0 || manifest.mesh.members < 1 || manifest.mesh.replicas < 1 ||
-      manifest.mesh.stages < 1) {
-    throw DataError("its step or mesh cannot be");
+  if (manifest.step < 0 || !(manifest.progress >= 0) || manifest.mesh.members < 1 ||
+      manifest.mesh.replicas < 1 || manifest.mesh.stages < 1) {
+    throw DataError("its step, progress or mesh cannot be");
   }
   if (const Json& loss = json.at("validation_loss"); !loss.is_null()) {
     manifest.validation_loss = loss.get<double>();
@@ -78,6 +79,7 @@ void Manifest::write(const fs::path& folder) const {
   json["format"] = kFormat;
   json["version"] = kVersion;
   json["step"] = step;
+  json["progress"] = progress;
   json["mesh"] = {{"members", mesh.members}, {"replicas", mesh.replicas}, {"stages", mesh.stages}};
   json["validation_loss"] = validation_loss ? Json(*validation_loss) : Json();
   json["outstep"] = build_info().version;

@@ -20,7 +20,8 @@ struct Manifest {
   };
 
   int64_t step = 0;
-  comm::Mesh mesh;  // of the world that saved
+  double progress = 0;  // Position of checkpoint.h
+  comm::Mesh mesh;      // of the world that saved
   std::optional<double> validation_loss;
   std::vector<File> files;
 

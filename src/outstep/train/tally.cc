@@ -46,6 +46,10 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   exposed_seconds_ += report.exposed_seconds;
   last_lr_ = report.lr;
   last_grad_norm_ = report.grad_norm;
+  estimate_shares_ += report.estimate_share;
+  if (!report.round_micro_batches.empty()) {
+    round_micro_batches_.push_back(report.round_micro_batches);
+  }
 }
 
 double Tally::loss() const { return ratio(all_.loss_sum, static_cast<double>(all_.num_losses)); }
@@ -79,6 +83,12 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
   line["communication_seconds"] = communication_seconds_;
   line["exposed_seconds"] = exposed_seconds_;
   line["overlap_fraction"] = overlap_fraction();
+  if (!round_micro_batches_.empty()) {
+    line["micro_batches_per_commit"] =
+        ratio(static_cast<double>(all_.micro_batches), static_cast<double>(num_steps_));
+    line["estimate_share"] = ratio(estimate_shares_, static_cast<double>(num_steps_));
+    line["round_micro_batches"] = round_micro_batches_;
+  }
   line["memory/live_bytes"] = memory::live_bytes();
   line["memory/peak_bytes"] = memory::peak_bytes();
   line["memory/rss_bytes"] = memory::rss_bytes();

@@ -14,7 +14,8 @@ namespace outstep::train {
 // What one committed step came to on one rank, and what it tells the others about it: a few numbers
 // that add up (but for the maximum) to those of the whole world.
 struct StepRecord {
-  int64_t step = 0;  // committed updates, this one included
+  int64_t step = 0;                          // committed updates, this one included
+  double progress_before = 0, progress = 0;  // Position of checkpoint.h, before it and after
   method::StepReport report;
   method::MixReport mix;
   double seconds = 0;
@@ -60,6 +61,8 @@ class Tally {
   double exposed_seconds_ = 0;
   double last_lr_ = 0;
   double last_grad_norm_ = 0;
+  double estimate_shares_ = 0;                             // summed over steps
+  std::vector<std::vector<int64_t>> round_micro_batches_;  // of each step that has rounds
 };
 
 // "tokens_per_second" for tokens, else "samples_per_second".

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/clock.h"
@@ -28,7 +29,11 @@ using Json = nlohmann::ordered_json;
 
 constexpr comm::Tag kStatisticsTag = 1;  // on the control group, beside evaluation's collectives
 
-bool is_due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+// Whether a multiple of every lies in (from, to].
+bool is_due(int64_t every, double from, double to) {
+  const auto period = static_cast<double>(every);
+  return every > 0 && std::floor(to / period) > std::floor(from / period);
+}
 
 class Trainer {
  public:
@@ -48,7 +53,7 @@ class Trainer {
   void restore_newest();
   void train_step();
   void settle();
-  void write_line(int64_t step);
+  void write_line(const Position& position);
   void show_progress(const StepRecord& record) const;
   void look_up();
   void evaluate_now();
@@ -56,12 +61,16 @@ class Trainer {
   Summary summarise() const;
 
   bool is_first() const { return assembly_.world_group->rank() == 0; }
-  bool is_last_step() const { return step_ == recipe_.train.steps; }
-  bool is_evaluation_due(int64_t step) const {
-    return step == recipe_.train.steps || is_due(recipe_.evaluation.every, step);
+  bool is_end(double progress) const {
+    return progress >= static_cast<double>(recipe_.train.steps);
   }
-  bool is_checkpoint_due(int64_t step) const {
-    return step == recipe_.train.steps || is_due(recipe_.checkpoint.every, step);
+  bool is_evaluation_due(const StepRecord& record) const {
+    return is_end(record.progress) ||
+           is_due(recipe_.evaluation.every, record.progress_before, record.progress);
+  }
+  bool is_checkpoint_due(const StepRecord& record) const {
+    return is_end(record.progress) ||
+           is_due(recipe_.checkpoint.every, record.progress_before, record.progress);
   }
   bool has_classes() const { return assembly_.data.num_classes > 0; }
 
@@ -73,8 +82,9 @@ class Trainer {
   std::optional<RunLock> lock_;  // rank 0's
   std::optional<Metrics> metrics_;
 
-  int64_t first_step_ = 0;            // committed updates when this process began
-  int64_t step_ = 0;                  // committed updates
+  Position first_;  // when this process began
+  Position now_;
+  StepRecord last_;                   // the newest step
   std::optional<StepRecord> posted_;  // its totals are on their way
   bool is_stopping_ = false;          // agreed by all ranks
   int64_t saved_step_ = -1;
@@ -90,15 +100,15 @@ class Trainer {
 
 Summary Trainer::run() {
   begin();
-  while (!is_last_step() && !is_stopping_) {
+  while (!is_end(now_.progress) && !is_stopping_) {
     train_step();
     look_up();
   }
   settle();
-  if (interval_.num_steps() > 0) write_line(step_);  // stopped between two lines
+  if (interval_.num_steps() > 0) write_line(now_);  // stopped between two lines
   assembly_.sync->pause(context());
-  if (is_last_step() && evaluated_step_ != step_) evaluate_now();
-  if (saved_step_ != step_) save_now();
+  if (is_end(now_.progress) && evaluated_step_ != now_.step) evaluate_now();
+  if (saved_step_ != now_.step) save_now();
   return summarise();
 }
 
@@ -113,12 +123,12 @@ void Trainer::begin() {
     metrics_.emplace(Metrics::Options{.run_folder = folder,
                                       .rank = assembly_.world_group->rank(),
                                       .has_tensorboard = recipe_.log.tensorboard,
-                                      .first_step = first_step_});
+                                      .first_step = first_.step});
     if (is_first()) {
       io::write_text_atomically(folder / "recipe.toml", recipe_.settings.resolved());
     }
   });
-  metrics_->write("start", step_,
+  metrics_->write("start", now_.step,
                   Json{{"outstep", build_info().version},
                        {"commit", build_info().commit},
                        {"torch", build_info().torch_version},
@@ -147,17 +157,18 @@ void Trainer::restore_newest() {
     });
     return;
   }
-  first_step_ = step_ = saved_step_ = load_checkpoint(newest, assembly_);
-  if (step_ > recipe_.train.steps) {
-    throw ConfigError("{} is of step {}, beyond train.steps = {}; raise it to train on", newest,
-                      step_, recipe_.train.steps);
+  first_ = now_ = load_checkpoint(newest, assembly_);
+  saved_step_ = now_.step;
+  if (now_.progress > static_cast<double>(recipe_.train.steps)) {
+    throw ConfigError("{} is of step {:.0f}, beyond train.steps = {}; raise it to train on", newest,
+                      std::floor(now_.progress), recipe_.train.steps);
   }
   if (is_first()) log::info("going on from {}", newest);
 }
 
 method::StepContext Trainer::context() const {
-  return {.step = step_,
-          .lr = assembly_.schedule.at(static_cast<double>(step_)),
+  return {.step = now_.step,
+          .lr = assembly_.schedule.at(now_.progress),
           .accumulation = recipe_.train.accumulation,
           .clip_norm = recipe_.train.clip_norm,
           .tracer = options_.tracer};
@@ -167,13 +178,20 @@ void Trainer::train_step() {
   const auto begin = Clock::now();
   StepRecord record;
   record.report = assembly_.sync->step(*assembly_.engine, context());
-  if (assembly_.mixer) record.mix = assembly_.mixer->after_step(step_, *assembly_.params);
-  record.step = ++step_;
+  if (assembly_.mixer) record.mix = assembly_.mixer->after_step(now_.step, *assembly_.params);
+  record.progress_before = now_.progress;
+  // What a last commit brings beyond the end does not count.
+  now_.progress = std::min(
+      now_.progress + static_cast<double>(record.report.micro_batches_total) /
+                          static_cast<double>(recipe_.train.accumulation * assembly_.mesh.replicas),
+      static_cast<double>(recipe_.train.steps));
+  record.step = ++now_.step;
+  record.progress = now_.progress;
   record.wants_to_stop = options_.stop && options_.stop->load();
   settle();  // the step before, whose messages have come in the meantime
   exchange_.post(StepTotals::of(record).to_values());
   record.seconds = seconds_since(begin);
-  posted_ = record;
+  posted_ = last_ = record;
   if (seconds_to_first_step_ == 0) seconds_to_first_step_ = process_age_seconds();
 }
 
@@ -187,26 +205,29 @@ void Trainer::settle() {
   is_stopping_ = is_stopping_ || totals.num_stop_wishes > 0;
   interval_.add(record, totals);
   whole_.add(record, totals);
-  const int64_t num_warm_up = std::max<int64_t>((recipe_.train.steps - first_step_) / 10, 1);
-  if (record.step - first_step_ > num_warm_up) steady_.add(record, totals);
+  const double warm_up =
+      std::max(std::floor((static_cast<double>(recipe_.train.steps) - first_.progress) / 10), 1.0);
+  if (record.progress_before - first_.progress >= warm_up) steady_.add(record, totals);
   show_progress(record);
   // A line ends where a checkpoint may be: what is logged after it does not depend on what was
   // before, so a run that resumes there writes the same lines.
-  if (is_due(recipe_.log.every, record.step) || is_evaluation_due(record.step) ||
-      is_checkpoint_due(record.step)) {
-    write_line(record.step);
+  if (is_due(recipe_.log.every, record.progress_before, record.progress) ||
+      is_evaluation_due(record) || is_checkpoint_due(record)) {
+    write_line({.step = record.step, .progress = record.progress});
   }
 }
 
-void Trainer::write_line(int64_t step) {
-  metrics_->write("train", step, interval_.to_json(unit_));
+void Trainer::write_line(const Position& position) {
+  Json line = interval_.to_json(unit_);
+  line["progress"] = position.progress;
+  metrics_->write("train", position.step, line);
   train_loss_ = interval_.loss();
   interval_ = {};
 }
 
 void Trainer::show_progress(const StepRecord& record) const {
   if (!is_first() || !options_.on_progress) return;
-  Progress progress{.step = record.step,
+  Progress progress{.step = static_cast<int64_t>(record.progress),
                     .steps = recipe_.train.steps,
                     .loss = interval_.loss(),
                     .lr = record.report.lr,
@@ -221,8 +242,8 @@ void Trainer::show_progress(const StepRecord& record) const {
 
 // Between two steps: evaluation first, so that the checkpoint knows its loss.
 void Trainer::look_up() {
-  const bool evaluates = is_evaluation_due(step_);
-  const bool saves = is_checkpoint_due(step_);
+  const bool evaluates = is_evaluation_due(last_);
+  const bool saves = is_checkpoint_due(last_);
   if (!evaluates && !saves) return;
   settle();
   assembly_.sync->pause(context());
@@ -232,40 +253,41 @@ void Trainer::look_up() {
 }
 
 void Trainer::evaluate_now() {
-  const trace::Span span(options_.tracer, trace::Track::compute, "evaluate", {.step = step_});
+  const trace::Span span(options_.tracer, trace::Track::compute, "evaluate", {.step = now_.step});
   const auto begin = Clock::now();
   const method::Evaluation evaluation = evaluate(recipe_, assembly_);
-  evaluated_step_ = step_;
+  evaluated_step_ = now_.step;
   if (evaluation.units == 0) return;
   evaluation_ = evaluation;
   Json line{{"validation_loss", evaluation.loss()}};
   if (has_classes()) line["accuracy"] = evaluation.accuracy();
   line["validation_units"] = evaluation.units;
   line["evaluation_seconds"] = seconds_since(begin);
-  metrics_->write("validation", step_, line);
+  metrics_->write("validation", now_.step, line);
 }
 
 void Trainer::save_now() {
-  const trace::Span span(options_.tracer, trace::Track::checkpoint, "checkpoint", {.step = step_});
+  const trace::Span span(options_.tracer, trace::Track::checkpoint, "checkpoint",
+                         {.step = now_.step});
   const auto begin = Clock::now();
   std::optional<double> loss;
-  if (evaluation_ && evaluated_step_ == step_) loss = evaluation_->loss();
-  const auto folder = save_checkpoint(options_.run_folder, step_, recipe_, assembly_, loss);
+  if (evaluation_ && evaluated_step_ == now_.step) loss = evaluation_->loss();
+  const auto folder = save_checkpoint(options_.run_folder, now_, recipe_, assembly_, loss);
   together(*assembly_.world_group, [&] {
     if (!is_first()) return;
     prune_checkpoints(options_.run_folder, recipe_.checkpoint.keep, recipe_.checkpoint.keep_best);
   });
-  saved_step_ = step_;
+  saved_step_ = now_.step;
   metrics_->write(
-      "checkpoint", step_,
+      "checkpoint", now_.step,
       Json{{"folder", folder.filename().string()}, {"checkpoint_seconds", seconds_since(begin)}});
 }
 
 Summary Trainer::summarise() const {
   const Tally& steady = steady_.num_steps() > 0 ? steady_ : whole_;
   Summary summary{.run = options_.run_folder,
-                  .steps = step_,
-                  .finished = is_last_step(),
+                  .steps = now_.step,
+                  .finished = is_end(now_.progress),
                   .train_loss = train_loss_,
                   .unit = unit_,
                   .units_per_second = steady.units_per_second(),
