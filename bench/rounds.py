@@ -50,8 +50,14 @@ def output_of(command, environment=None, timeout=600):
 
 
 def lines_of(command, environment=None, timeout=600):
-    """The JSON lines that a command prints."""
-    return [json.loads(line) for line in output_of(command, environment, timeout).splitlines() if line.startswith("{")]
+    """The JSON objects that a command prints, one over several lines (as outstep's --json) or one a line."""
+    text = output_of(command, environment, timeout)
+    objects, decoder, at = [], json.JSONDecoder(), text.find("{")
+    while at >= 0:
+        found, at = decoder.raw_decode(text, at)
+        objects.append(found)
+        at = text.find("{", at)
+    return objects
 
 
 def on_shaped_link(rate, *command):

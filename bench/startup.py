@@ -41,7 +41,7 @@ def memory(recipe):
     plan = lines_of([PROGRAM, "plan", ROOT / words[0], *words[1:], "--json"])[0]
     with tempfile.TemporaryDirectory(prefix="outstep-bench-") as folder:
         run = lines_of([PROGRAM, "train", ROOT / words[0], *words[1:], "--json", f"--run-dir={folder}/run",
-                        "--train.steps=4", "--evaluation.max_batches=1"])[0]
+                        "--train.steps=4", "--schedule.warmup_steps=1", "--evaluation.max_batches=1"])[0]
     return {"planned_bytes": plan["total_bytes"], "peak_bytes": run["peak_memory_bytes"]}
 
 
