@@ -79,11 +79,17 @@ std::string start_text(train::Recipe& recipe, const train::Assembly& assembly) {
   return text;
 }
 
+// Commits may be larger than the recipe's steps.
+std::string steps_text(const train::Summary& summary) {
+  const auto progress = static_cast<int64_t>(summary.progress);
+  if (progress == summary.steps) return with_commas(summary.steps) + " steps";
+  return fmt::format("{} steps in {} commits", with_commas(progress), with_commas(summary.steps));
+}
+
 std::string end_text(const train::Assembly& assembly, const train::Summary& summary) {
-  std::string text =
-      fmt::format("{} after {} steps, {} ({} {}/s)\n", result_text(assembly, summary),
-                  with_commas(summary.steps), human_seconds(summary.train_seconds),
-                  with_commas(std::llround(summary.units_per_second)), summary.unit);
+  std::string text = fmt::format("{} after {}, {} ({} {}/s)\n", result_text(assembly, summary),
+                                 steps_text(summary), human_seconds(summary.train_seconds),
+                                 with_commas(std::llround(summary.units_per_second)), summary.unit);
   text += fmt::format("memory {} of tensors at most", human_bytes(summary.peak_memory_bytes));
   if (summary.bytes_sent > 0) {
     text += fmt::format(" · sent {} · {:.0f} % of it behind computing",

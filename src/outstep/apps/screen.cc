@@ -86,7 +86,7 @@ void Screen::log(const std::string& text) {
   draw_bar();
 }
 
-void Screen::progress(const train::Progress& progress, int64_t interval) {
+void Screen::progress(const train::Progress& progress) {
   if (options_.quiet || options_.silent) return;
   const std::lock_guard lock(mutex_);
   if (!started_at_) started_at_ = Clock::now();
@@ -94,7 +94,7 @@ void Screen::progress(const train::Progress& progress, int64_t interval) {
   if (!is_terminal_) {
     const bool is_evaluated = progress.validation_loss != shown_validation_;
     shown_validation_ = progress.validation_loss;
-    if (is_last || is_evaluated || progress.step % interval == 0) {
+    if (is_last || is_evaluated || progress.crosses_interval) {
       put(progress_text(progress) + "\n");
     }
     return;

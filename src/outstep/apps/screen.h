@@ -14,7 +14,7 @@
 //
 //   Screen screen({.json = flags.json});
 //   screen.line("gpt2  3,323,392 parameters");
-//   screen.progress(progress, 10);        // a bar that is redrawn, or one plain line an interval
+//   screen.progress(progress);            // a bar that is redrawn, or one plain line an interval
 //   screen.result(summary.to_json());     // with --json: the one object on stdout
 //
 // Text goes to stdout, with --json to stderr, so that stdout is exactly one JSON object. The bar is
@@ -42,9 +42,9 @@ class Screen {
   void line(const std::string& text);  // nothing when quiet
   void write(
       const std::string& text);  // what was asked for (a table, a sample), as it is, quiet or not
-  // Every step. Where there is no bar, a plain line is written each `interval` steps, at the last
-  // one and when there is a validation loss.
-  void progress(const train::Progress& progress, int64_t interval);
+  // Every step. Where there is no bar, a plain line is written each interval, at the last one and
+  // when there is a validation loss.
+  void progress(const train::Progress& progress);
   void status(const std::string& text);  // in place of the bar, on a terminal only
   void end_progress();                   // leaves the bar as it is; what follows stands below it
   void result(const nlohmann::ordered_json& object);  // with --json only

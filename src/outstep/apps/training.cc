@@ -93,8 +93,7 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
         {.run_folder = folder,
          .resume = job.resume,
          .stop = &signals.stop(),
-         .on_progress =
-             [&](const train::Progress& p) { rank.screen.progress(p, recipe.log.every); },
+         .on_progress = [&](const train::Progress& p) { rank.screen.progress(p); },
          .tracer = tracer ? &*tracer : nullptr});
   } catch (...) {
     const Failure failure = describe_failure(std::current_exception());

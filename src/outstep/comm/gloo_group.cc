@@ -178,9 +178,7 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
     std::exception_ptr error;
     try {
       if (!post_failure_.empty()) throw std::runtime_error(post_failure_);
-      if (!work_->wait(std::max(complaint_.deadline(), kNow))) {
-        throw std::runtime_error(core_->has_lost(complaint_.peer) ? "closed by peer" : "aborted");
-      }
+      await_work();
     } catch (const std::exception& failure) {
       error = explain(failure.what(), begun);
     }
@@ -190,6 +188,17 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
     error_ = error;
     is_over_ = true;
     changed_.notify_all();
+  }
+
+  void await_work() {
+    if (work_->wait(std::max(complaint_.deadline(), kNow))) return;
+    try {
+      // A wait that was ended may be for what had arrived already: then a second one succeeds.
+      if (work_->wait(kNow)) return;
+    } catch (const std::exception&) {
+      // That nothing more comes is said below.
+    }
+    throw std::runtime_error(core_->has_lost(complaint_.peer) ? "closed by peer" : "aborted");
   }
 
   std::exception_ptr explain(const std::string& text, Clock::time_point begun) {

@@ -73,6 +73,7 @@ class State : public io::StateWriter, public io::StateReader {
   }
   void local(const std::string&, const at::Tensor&) override { FAIL(); }
   void local(const std::string&, int64_t) override { FAIL(); }
+  bool has_shared(const std::string& name) const override { return shared_.contains(name); }
   at::Tensor shared(const std::string&) override { return {}; }
   int64_t shared_int(const std::string& name) override { return shared_.at(name); }
   void slice(const std::string& name, at::Tensor into, int64_t begin, int64_t) override {

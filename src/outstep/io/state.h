@@ -31,6 +31,7 @@ class StateWriter {
 class StateReader {
  public:
   virtual ~StateReader() = default;
+  virtual bool has_shared(const std::string& name) const = 0;
   virtual at::Tensor shared(const std::string& name) = 0;
   virtual int64_t shared_int(const std::string& name) = 0;
   // Fills `into` with elements [begin, begin + into.numel()) of the flat vector.

@@ -77,6 +77,7 @@ class BuffersBeforeStep {
  public:
   BuffersBeforeStep(const nn::FlatParams& params, OnNonfinite on_nonfinite);
   void put_back_if_skipped(const Judgement& judgement) const;
+  at::Tensor copy() const { return copy_; }  // may be undefined
 
  private:
   at::Tensor live_;

@@ -21,7 +21,7 @@ Rounds::Rounds(nn::FlatParams& params, comm::Group& group, Options options)
       shards_(shards_of(params, group)),
       travelling_(at::zeros_like(params.values())),
       buffers_before_pending_(params, options_.on_nonfinite),
-      worker_(options_.name) {}
+      worker_(std::make_unique<SerialWorker>(options_.name)) {}
 
 optim::Range Rounds::own_range() const {
   return {shards_.begin(group_.rank()), shards_.end(group_.rank())};
@@ -35,7 +35,7 @@ Traffic Rounds::traffic() const {
   const int64_t bytes = small_all_reduce_bytes(kCountBytes + kNormBytes, shards_.count) +
                         reduce_scatter_bytes(shards_, group_.rank(), options_.wire) +
                         all_gather_bytes(shards_, group_.rank(), options_.parameter_wire);
-  return {.bytes_sent = bytes, .overlapped_bytes = bytes};
+  return {.bytes_sent = bytes, .overlapped_bytes = bytes, .hides_behind_all_computing = true};
 }
 
 Rounds::Times Rounds::take_times() { return std::exchange(times_, {}); }
@@ -61,7 +61,7 @@ Contribution Rounds::run(GradientEngine& engine, const StepContext& context,
   const AbortOnError abort_on_error(group_);
   // By value: should this scope be left by an exception, the job goes on until it notices.
   const SerialWorker::Ticket round =
-      worker_.post([this, context, policy = std::move(policy)] { communicate(context, policy); });
+      worker_->post([this, context, policy = std::move(policy)] { communicate(context, policy); });
   const BuffersBeforeStep before(params_, options_.on_nonfinite);
   const Contribution added = accumulate(engine, length, round);
   await(round, context);
@@ -82,24 +82,26 @@ void Rounds::put_back_buffers(const BuffersBeforeStep& before, const Judgement& 
 void Rounds::run_alone(const StepContext& context, Policy policy) {
   check(pending_.has_value(), "a round carries a gradient");
   const AbortOnError abort_on_error(group_);
-  await(worker_.post([this, context, policy = std::move(policy)] { communicate(context, policy); }),
-        context);
+  await(
+      worker_->post([this, context, policy = std::move(policy)] { communicate(context, policy); }),
+      context);
   params_.values().copy_(travelling_);
   pending_.reset();
 }
 
 Contribution Rounds::accumulate(GradientEngine& engine, const RoundLength& length,
                                 SerialWorker::Ticket round) {
+  check(length.at_least > 0, "a round adds a micro-batch at least");
   Contribution added;
   const auto wants_more = [&] {
     if (added.micro_batches < length.at_least) return true;
     if (length.is_fixed) return false;
     if (length.at_most > 0 && added.micro_batches >= length.at_most) return false;
-    return !worker_.is_done(round);
+    return !worker_->is_done(round);
   };
   while (wants_more()) {
     added += engine.accumulate();
-    worker_.rethrow_error();
+    worker_->rethrow_error();
   }
   const int64_t most = length.is_fixed ? length.at_least : length.at_most;
   if (most > 0 && added.micro_batches > most) throw finished_too_many(added.micro_batches, most);
@@ -109,19 +111,19 @@ Contribution Rounds::accumulate(GradientEngine& engine, const RoundLength& lengt
 void Rounds::await(SerialWorker::Ticket job, const StepContext& context) {
   const trace::Span span(context.tracer, trace::Track::compute, "wait", {.step = context.step});
   const Clock::time_point begin = Clock::now();
-  worker_.wait(job);
+  worker_->wait(job);
   times_.exposed_seconds += seconds_since(begin);
 }
 
 void Rounds::settle(const StepContext& context) {
   if (!pending_ || is_reduced_) return;
   const AbortOnError abort_on_error(group_);
-  worker_.wait(worker_.post([this, context] { reduce(context); }));
+  worker_->wait(worker_->post([this, context] { reduce(context); }));
 }
 
 void Rounds::gather(const at::Tensor& shard) {
   const AbortOnError abort_on_error(group_);
-  worker_.wait(worker_.post([this, shard] {
+  worker_->wait(worker_->post([this, shard] {
     group_.all_gather(shard, params_.values(), shards_,
                       {.tag = kParameters, .what = "committed parameters"});
   }));
@@ -177,12 +179,17 @@ void Rounds::save(io::StateWriter& writer) const {
   check(is_reduced_, "a pending gradient is settled before it is saved");
   writer.shared(options_.name + ".pending_micro_batches", reduced_micro_batches_);
   writer.slice(options_.name + ".pending", own(travelling_), own_range().begin, shards_.total);
+  if (buffers_before_pending_.copy().defined()) {
+    writer.local(options_.name + ".buffers_before_pending", buffers_before_pending_.copy());
+  }
   writer.local(options_.name + ".pending_part", at::tensor(pending_->to_values(), at::kDouble));
 }
 
 void Rounds::load(io::StateReader& reader) {
   pending_.reset();
-  if (reader.shared_int(options_.name + ".has_pending") == 0) return;
+  // A run of another method has nothing of this one's.
+  const std::string has_pending = options_.name + ".has_pending";
+  if (!reader.has_shared(has_pending) || reader.shared_int(has_pending) == 0) return;
   reduced_micro_batches_ = reader.shared_int(options_.name + ".pending_micro_batches");
   reader.slice(options_.name + ".pending", own(travelling_), own_range().begin, shards_.total);
   // Another world goes on with the gradient, but has nobody whose losses these were.
@@ -194,6 +201,9 @@ void Rounds::load(io::StateReader& reader) {
   }
   is_reduced_ = true;
   buffers_before_pending_ = BuffersBeforeStep(params_, options_.on_nonfinite);
+  if (reader.has_local() && buffers_before_pending_.copy().defined()) {
+    buffers_before_pending_.copy().copy_(reader.local(options_.name + ".buffers_before_pending"));
+  }
 }
 
 }  // namespace outstep::method

@@ -57,6 +57,9 @@ class Rounds {
 
   Rounds(nn::FlatParams& params, comm::Group& group, Options options);
 
+  // Ends the communication thread, when the job under way has ended: what policies use may go then.
+  void stop() { worker_.reset(); }
+
   // Adds exactly `count` micro-batches at the live parameters and sends them on their way in the
   // next round. Nothing may be on its way.
   void prime(GradientEngine& engine, int64_t count);
@@ -117,8 +120,8 @@ class Rounds {
   BuffersBeforeStep buffers_before_pending_;  // calling thread
   bool is_reduced_ = false;                   // whoever has travelling_
   int64_t reduced_micro_batches_ = 0;         // whoever has travelling_
-  Times times_;          // communication_seconds as travelling_; the rest calling
-  SerialWorker worker_;  // last: its jobs use all of the above
+  Times times_;                           // communication_seconds as travelling_; the rest calling
+  std::unique_ptr<SerialWorker> worker_;  // last: its jobs use all of the above
 };
 
 }  // namespace outstep::method

@@ -39,6 +39,8 @@ struct StepReport {
 struct Traffic {
   int64_t bytes_sent = 0;        // by this rank
   int64_t overlapped_bytes = 0;  // the part that may travel while this rank computes
+  // Behind which computing: all of it, or what is left of backward when a range is final.
+  bool hides_behind_all_computing = false;
 };
 
 // Drives the engine to one committed update on which all replicas agree. The sync drives because

@@ -212,6 +212,9 @@ class MemoryCheckpoint {
    public:
     Reader(const MemoryCheckpoint& checkpoint, int rank, bool has_local)
         : checkpoint_(checkpoint), rank_(rank), has_local_(has_local) {}
+    bool has_shared(const std::string& name) const override {
+      return checkpoint_.tensors_.contains(name);
+    }
     at::Tensor shared(const std::string& name) override {
       return entry(checkpoint_.tensors_, name);
     }

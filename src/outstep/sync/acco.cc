@@ -29,61 +29,52 @@ AccoOptions AccoOptions::read(io::Section& section, int64_t accumulation) {
 }
 
 Acco::Acco(Parts parts, AccoOptions options)
-    : parts_(parts),
-      options_(options),
-      shard_(parts, "acco"),
-      gradient_(at::empty_like(shard_.values())),
-      rounds_(parts.params, parts.group,
-              {.name = "acco",
-               .wire = options.overlapped.wire,
-               .parameter_wire = options.overlapped.live,
-               .on_nonfinite = options.overlapped.on_nonfinite}) {}
+    : Overlapped(parts, "acco", options.overlapped),
+      acco_(options),
+      gradient_(at::empty_like(shard_.values())) {}
 
-const std::string& Acco::name() const {
-  static const std::string kName = "acco";
-  return kName;
-}
+// The communication thread uses this class's members too.
+Acco::~Acco() { rounds_.stop(); }
 
 int64_t Acco::communication_bytes() const {
   return rounds_.communication_bytes() + static_cast<int64_t>(gradient_.nbytes());
 }
 
 method::Traffic Acco::planned_traffic() const {
-  const method::Traffic round = rounds_.traffic();
-  return {.bytes_sent = 2 * round.bytes_sent, .overlapped_bytes = 2 * round.overlapped_bytes};
+  method::Traffic traffic = rounds_.traffic();
+  traffic.bytes_sent *= 2;
+  traffic.overlapped_bytes *= 2;
+  return traffic;
 }
 
-method::StepReport Acco::step(method::GradientEngine& engine, const method::StepContext& context) {
-  method::StepReport report{.lr = context.lr};
-  const int64_t bytes_before = parts_.group.bytes_sent();
-  shard_.take(parts_.params);
-  if (context.step < options_.synchronous_steps && !rounds_.pending()) {
+void Acco::run_rounds(method::GradientEngine& engine, const method::StepContext& context,
+                      method::StepReport& report) {
+  num_estimated_ = 0;
+  if (context.step < acco_.synchronous_steps && !rounds_.pending()) {
     wait_for_commit(engine, context, report);
   } else {
     overlap(engine, context, report);
   }
-  report.micro_batches_total = num_reduced_;
-  report.estimate_share = static_cast<double>(num_estimated_) / static_cast<double>(num_reduced_);
-  report.bytes_sent = parts_.group.bytes_sent() - bytes_before;
-  tell(report, rounds_, judgement_);
-  return report;
+  report.estimate_share = static_cast<double>(num_estimated_) / static_cast<double>(num_committed_);
 }
 
 void Acco::wait_for_commit(method::GradientEngine& engine, const method::StepContext& context,
                            method::StepReport& report) {
-  num_reduced_ = num_estimated_ = 0;
   rounds_.prime(engine, context.accumulation);
+  const method::BuffersBeforeStep buffers = rounds_.buffers_before_pending();
   report.local = *rounds_.pending();
   report.round_micro_batches = {report.local.micro_batches};
   rounds_.run_alone(context,
                     [this, context](const method::Reduced& all) { return commit(all, context); });
+  rounds_.put_back_buffers(buffers, judgement_);
 }
 
 void Acco::overlap(method::GradientEngine& engine, const method::StepContext& context,
                    method::StepReport& report) {
-  const int64_t num_first = options_.estimate_micro_batches;
-  const auto first_half = options_.overlapped.length(num_first);
-  const auto second_half = options_.overlapped.length(context.accumulation - num_first);
+  const int64_t num_first =
+      std::min(acco_.estimate_micro_batches, std::max<int64_t>(context.accumulation - 1, 1));
+  const auto first_half = options_.length(num_first);
+  const auto second_half = options_.length(context.accumulation - num_first);
   const bool is_start = !rounds_.pending();
   if (is_start) rounds_.prime(engine, first_half.at_least);
   const method::BuffersBeforeStep buffers = rounds_.buffers_before_pending();
@@ -94,10 +85,7 @@ void Acco::overlap(method::GradientEngine& engine, const method::StepContext& co
   rounds_.run(engine, context, first_half,
               [this, context](const method::Reduced& half) { return commit(half, context); });
   rounds_.put_back_buffers(buffers, judgement_);
-  if (!is_start) {  // the commit before this one came between
-    first.staleness_sum += static_cast<double>(first.micro_batches);
-    first.staleness_max = std::max<int64_t>(first.staleness_max, 1);
-  }
+  if (!is_start) count_as_stale(first);
   report.round_micro_batches = {first.micro_batches, second.micro_batches};
   report.local = first;
   report.local += second;
@@ -105,45 +93,21 @@ void Acco::overlap(method::GradientEngine& engine, const method::StepContext& co
 
 at::Tensor Acco::estimate(const method::Reduced& half, const method::StepContext& context) {
   gradient_.copy_(half.gradient);
-  num_reduced_ = num_estimated_ = half.micro_batches;
-  const auto judgement = method::judge(rounds_.squared_norm(gradient_, context.step), num_reduced_,
-                                       context, options_.overlapped.on_nonfinite, half.local);
-  shard_.estimate(gradient_, judgement, context.lr * options_.estimate_scale, half.gradient);
+  num_estimated_ = half.micro_batches;
+  const auto judgement = judge(gradient_, num_estimated_, context, half.local);
+  shard_.estimate(gradient_, judgement, context.lr * acco_.estimate_scale, half.gradient);
   return half.gradient;
 }
 
 at::Tensor Acco::commit(const method::Reduced& half, const method::StepContext& context) {
-  if (num_reduced_ > 0) {
+  if (num_estimated_ > 0) {
     gradient_.add_(half.gradient);
   } else {
     gradient_.copy_(half.gradient);
   }
-  num_reduced_ += half.micro_batches;
-  judgement_ = method::judge(rounds_.squared_norm(gradient_, context.step), num_reduced_, context,
-                             options_.overlapped.on_nonfinite, half.local);
+  num_committed_ = num_estimated_ + half.micro_batches;
+  judgement_ = judge(gradient_, num_committed_, context, half.local);
   return shard_.commit(gradient_, judgement_, context.lr);
-}
-
-void Acco::pause(const method::StepContext& context) {
-  rounds_.settle(context);
-  if (options_.overlapped.live != comm::Wire::exact && rounds_.pending()) {
-    rounds_.gather(shard_.values());
-  }
-}
-
-void Acco::resume() {
-  // Parameters of the start are exact until the first round.
-  if (rounds_.pending()) round_as_gathered(parts_.params.values(), options_.overlapped.live);
-}
-
-void Acco::save(io::StateWriter& writer) const {
-  shard_.save(writer, parts_.params.size());
-  rounds_.save(writer);
-}
-
-void Acco::load(io::StateReader& reader) {
-  shard_.load(reader, parts_.params.size());
-  rounds_.load(reader);
 }
 
 }  // namespace outstep::sync

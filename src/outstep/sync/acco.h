@@ -33,23 +33,17 @@ struct AccoOptions {
 // The reduced slice of G̃ is kept for (B), so each half travels once. A call of step is one commit;
 // between calls the live parameters are the committed ones and the next estimate half is pending.
 // docs/methods/acco.md has the buffer table.
-class Acco : public method::Synchronizer {
+class Acco : public Overlapped {
  public:
   Acco(Parts parts, AccoOptions options);
+  ~Acco() override;
 
-  const std::string& name() const override;
-  method::StepReport step(method::GradientEngine& engine,
-                          const method::StepContext& context) override;
-  void pause(const method::StepContext& context) override;
-  void resume() override;
-  int64_t optimizer_bytes() const override { return shard_.num_bytes(); }
   int64_t communication_bytes() const override;
   method::Traffic planned_traffic() const override;
 
-  void save(io::StateWriter& writer) const override;
-  void load(io::StateReader& reader) override;
-
  private:
+  void run_rounds(method::GradientEngine& engine, const method::StepContext& context,
+                  method::StepReport& report) override;
   void wait_for_commit(method::GradientEngine& engine, const method::StepContext& context,
                        method::StepReport& report);
   void overlap(method::GradientEngine& engine, const method::StepContext& context,
@@ -58,15 +52,10 @@ class Acco : public method::Synchronizer {
   at::Tensor estimate(const method::Reduced& half, const method::StepContext& context);
   at::Tensor commit(const method::Reduced& half, const method::StepContext& context);
 
-  Parts parts_;
-  const AccoOptions options_;
-  Shard shard_;
+  const AccoOptions acco_;
   // Of the step under way; the communication thread's during a round, else the calling thread's.
-  at::Tensor gradient_;          // [own shard] ΣG̃, then Σ(G̃ + G)
-  int64_t num_reduced_ = 0;      // micro-batches in it, of all replicas
-  int64_t num_estimated_ = 0;    // ΣÑ
-  method::Judgement judgement_;  // of the commit
-  method::Rounds rounds_;        // last: its thread uses all of the above
+  at::Tensor gradient_;        // [own shard] ΣG̃, then Σ(G̃ + G)
+  int64_t num_estimated_ = 0;  // ΣÑ; 0: no estimate was made
 };
 
 }  // namespace outstep::sync

@@ -47,6 +47,7 @@ class SynchronizerContract : public ::testing::TestWithParam<std::tuple<Method, 
             .accumulation = 2,
             .clip_norm = 0.5};
   }
+  void expect_resumes_to_the_same(const Replica::Options& options) const;
   // Runs a body with a replica on every rank.
   void with_replicas(const Replica::Options& options,
                      const std::function<void(comm::Group&, Replica&)>& body) const {
@@ -58,10 +59,43 @@ class SynchronizerContract : public ::testing::TestWithParam<std::tuple<Method, 
 };
 
 TEST_P(SynchronizerContract, SaveLoadContinueEqualsNotStopping) {
-  const Outcome half = train(num_ranks(), options(), 3);
-  const Outcome whole = train(num_ranks(), options(), 6);
+  expect_resumes_to_the_same(options());
+}
+
+TEST_P(SynchronizerContract, SaveLoadContinueEqualsNotStoppingWithRoundedLiveParameters) {
+  if (!is_overlapped()) return;
+  Replica::Options rounded = options();
+  rounded.sync.overlapped.live = comm::Wire::bf16;
+  expect_resumes_to_the_same(rounded);
+  rounded.sync.acco.synchronous_steps = 4;  // beyond where it stops
+  expect_resumes_to_the_same(rounded);
+}
+
+// Evaluating in between changes nothing; what is evaluated is exact, and so after loading.
+TEST_P(SynchronizerContract, PausingChangesNothing) {
+  Replica::Options rounded = options();
+  rounded.sync.overlapped.live = comm::Wire::bf16;
+  const Outcome plain = train(num_ranks(), rounded, 4);
+  with_replicas(rounded, [&](comm::Group& group, Replica& replica) {
+    replica.committed();  // before the first step
+    for (int step = 0; step < 4; ++step) {
+      replica.step();
+      replica.committed();
+      replica.committed();
+    }
+    EXPECT_TRUE(at::equal(replica.committed(), plain.values));
+    Replica loaded(group, rounded);
+    loaded.load(group.rank(), *plain.checkpoint, plain.values, 4);
+    loaded.pause();
+    EXPECT_TRUE(at::equal(loaded.values(), plain.values));
+  });
+}
+
+void SynchronizerContract::expect_resumes_to_the_same(const Replica::Options& options) const {
+  const Outcome half = train(num_ranks(), options, 3);
+  const Outcome whole = train(num_ranks(), options, 6);
   MemoryCheckpoint end;
-  with_replicas(options(), [&](comm::Group& group, Replica& replica) {
+  with_replicas(options, [&](comm::Group& group, Replica& replica) {
     half.checkpoint->load(group.rank(), replica.engine());
     replica.load(group.rank(), *half.checkpoint, half.values, 3);
     replica.steps(3);
@@ -69,7 +103,7 @@ TEST_P(SynchronizerContract, SaveLoadContinueEqualsNotStopping) {
     EXPECT_TRUE(at::equal(replica.values(), whole.values));
     replica.save(group.rank(), end);
   });
-  const char* vector = options().optimizer == "sgd" ? "optimizer.momentum" : "optimizer.exp_avg";
+  const char* vector = options.optimizer == "sgd" ? "optimizer.momentum" : "optimizer.exp_avg";
   EXPECT_TRUE(at::equal(end.whole(vector), whole.checkpoint->whole(vector)));
 }
 
@@ -168,6 +202,58 @@ TEST_P(SynchronizerContract, SkipsAGradientThatIsNotFiniteIfTold) {
     EXPECT_FALSE(at::equal(replica.params().buffers(), buffers_after));
     EXPECT_FALSE(replica.params().buffers().isnan().any().item<bool>());
   });
+}
+
+TEST(Acco, ASkippedSynchronousStepPutsBuffersBack) {
+  Replica::Options options{.sync = {.name = "acco", .acco = {.synchronous_steps = 9}},
+                           .num_buffers = 2,
+                           .formula = {.not_finite_at = 1}};
+  options.sync.on_nonfinite = method::OnNonfinite::skip;
+  run_ranks(1, [&](comm::Group& group) {
+    Replica replica(group, options);
+    replica.step();
+    const at::Tensor buffers = replica.params().buffers().clone();
+    EXPECT_TRUE(replica.step().is_skipped);
+    EXPECT_TRUE(at::equal(replica.params().buffers(), buffers));
+  });
+}
+
+// A run of zero1 goes on with acco, that one on another number of ranks, and back.
+TEST(Resharding, OverlappedMethodsReadOtherMethodsAndWorlds) {
+  struct Leg {
+    const char* sync;
+    int num_ranks;
+  };
+  const std::vector<int64_t> sizes = {257, 31, 4099, 16, 3};
+  Outcome last;
+  int64_t step = 0;
+  for (const Leg& leg : {Leg{"zero1", 2},
+                         {"acco", 2},
+                         {"acco", 4},
+                         {"acco", 8},
+                         {"wp", 3},
+                         {"dpu", 1},
+                         {"ddp", 2}}) {
+    SCOPED_TRACE(leg.sync + std::to_string(leg.num_ranks));
+    Outcome next;
+    run_ranks(leg.num_ranks, [&](comm::Group& group) {
+      Replica replica(group, {.sync = {.name = leg.sync}, .sizes = sizes, .accumulation = 2});
+      if (step > 0) replica.load(group.rank(), *last.checkpoint, last.values, step, false);
+      const int64_t before = step;
+      const auto first = replica.step();
+      // acco's estimate half that another world left goes into the first commit.
+      if (std::string(leg.sync) == "acco" && leg.num_ranks > 2) {
+        EXPECT_EQ(first.micro_batches_total, leg.num_ranks / 2 + leg.num_ranks) << before;
+      }
+      replica.step();
+      replica.pause();
+      replica.save(group.rank(), *next.checkpoint);
+      if (group.rank() == 0) next.values = replica.values().clone();
+    });
+    EXPECT_FALSE(next.values.isnan().any().item<bool>());
+    last = next;
+    step += 2;
+  }
 }
 
 // One rank's engine fails in the middle of backward: its own error comes out there, and the others

@@ -25,7 +25,8 @@ std::vector<std::string> complaints(const std::string& sync, const Fault& fault,
     threads.emplace_back([&, rank, group = std::move(groups[rank])] {
       at::set_num_threads(1);
       try {
-        Replica replica(*group, {.sync = {.name = sync}, .sizes = {257, 4099, 31}});
+        Replica replica(*group,
+                        {.sync = {.name = sync}, .sizes = {257, 4099, 31}, .accumulation = 2});
         replica.steps(3);
       } catch (const CommError& error) {
         result[rank] = error.what();
@@ -53,7 +54,7 @@ TEST_P(Faults, ATransferThatHangsEndsEveryRankAtTheDeadline) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sync, Faults,
-                         ::testing::Combine(::testing::Values("ddp", "zero1"),
+                         ::testing::Combine(::testing::Values("ddp", "zero1", "acco", "dpu", "wp"),
                                             ::testing::Values(0, 1, 2, 3, 5, 8, 11, 17)));
 
 }  // namespace

@@ -35,18 +35,6 @@ method::RoundLength OverlappedOptions::length(int64_t count) const {
   return {.at_least = k_min, .at_most = k_max};
 }
 
-void tell(method::StepReport& report, method::Rounds& rounds, const method::Judgement& judgement) {
-  report.grad_norm = judgement.norm;
-  report.is_skipped = judgement.is_skipped;
-  const auto times = rounds.take_times();
-  report.communication_seconds = times.communication_seconds;
-  report.exposed_seconds = times.exposed_seconds;
-}
-
-void round_as_gathered(const at::Tensor& live, comm::Wire wire) {
-  if (wire == comm::Wire::bf16) at::Tensor(live).copy_(live.to(at::kBFloat16));
-}
-
 Shard::Shard(const Parts& parts, const std::string& sync) : optimizer_(parts.optimizer) {
   if (!parts.optimizer.cuts_anywhere()) {
     throw ConfigError(
@@ -102,6 +90,91 @@ int64_t Shard::num_bytes() const {
 void Shard::load(io::StateReader& reader, int64_t total) {
   state_.load(reader, total);
   is_known_ = false;
+}
+
+Overlapped::Overlapped(const Parts& parts, std::string name, const OverlappedOptions& options)
+    : parts_(parts),
+      options_(options),
+      shard_(parts, name),
+      name_(std::move(name)),
+      bytes_told_(parts.group.bytes_sent()),
+      rounds_(parts.params, parts.group,
+              {.name = name_,
+               .wire = options.wire,
+               .parameter_wire = options.live,
+               .on_nonfinite = options.on_nonfinite}) {}
+
+method::StepReport Overlapped::step(method::GradientEngine& engine,
+                                    const method::StepContext& context) {
+  shard_.take(parts_.params);  // before what is live may be another
+  resume();                    // after load
+  method::StepReport report{.lr = context.lr};
+  run_rounds(engine, context, report);
+  has_gathered_ = true;
+  report.micro_batches_total = num_committed_;
+  report.grad_norm = judgement_.norm;
+  report.is_skipped = judgement_.is_skipped;
+  const auto times = rounds_.take_times();
+  report.communication_seconds = times.communication_seconds;
+  report.exposed_seconds = times.exposed_seconds;
+  const int64_t bytes_sent = parts_.group.bytes_sent();
+  report.bytes_sent = bytes_sent - std::exchange(bytes_told_, bytes_sent);
+  return report;
+}
+
+method::Judgement Overlapped::judge(const at::Tensor& gradient, int64_t count,
+                                    const method::StepContext& context,
+                                    const method::Contribution& local) {
+  return method::judge(rounds_.squared_norm(gradient, context.step), count, context,
+                       options_.on_nonfinite, local);
+}
+
+void Overlapped::count_as_stale(method::Contribution& contribution) {
+  contribution.staleness_sum += static_cast<double>(contribution.micro_batches);
+  contribution.staleness_max = std::max<int64_t>(contribution.staleness_max, 1);
+}
+
+bool Overlapped::is_live_exact() const {
+  return !has_gathered_ || (options_.live == comm::Wire::exact && prediction() == nullptr);
+}
+
+void Overlapped::pause(const method::StepContext& context) {
+  rounds_.settle(context);
+  if (is_paused_ || is_live_exact()) return;
+  rounds_.gather(shard_.values());
+  is_paused_ = true;
+}
+
+void Overlapped::resume() {
+  if (!is_paused_) return;
+  is_paused_ = false;
+  const at::Tensor live = parts_.params.values();
+  if (const at::Tensor* predicted = prediction()) rounds_.gather(*predicted);
+  if (options_.live == comm::Wire::bf16) live.copy_(live.to(at::kBFloat16));
+}
+
+void Overlapped::save(io::StateWriter& writer) const {
+  const int64_t total = parts_.params.size();
+  shard_.save(writer, total);
+  rounds_.save(writer);
+  writer.shared(name_ + ".has_gathered", has_gathered_ ? 1 : 0);
+  const at::Tensor* predicted = prediction();
+  if (has_gathered_ && predicted) {
+    writer.slice(name_ + ".predicted", *predicted, rounds_.own_range().begin, total);
+  }
+}
+
+// What is loaded is as a pause left it. A run of another method has nothing of this one's.
+void Overlapped::load(io::StateReader& reader) {
+  const int64_t total = parts_.params.size();
+  shard_.load(reader, total);
+  rounds_.load(reader);
+  const std::string has_gathered = name_ + ".has_gathered";
+  has_gathered_ = reader.has_shared(has_gathered) && reader.shared_int(has_gathered) != 0;
+  if (const at::Tensor* predicted = prediction(); has_gathered_ && predicted) {
+    reader.slice(name_ + ".predicted", *predicted, rounds_.own_range().begin, total);
+  }
+  is_paused_ = !is_live_exact();
 }
 
 }  // namespace outstep::sync

@@ -7,7 +7,8 @@
 #include "outstep/method/rounds.h"
 #include "outstep/sync/parts.h"
 
-// What the methods that compute while they communicate share beside method::Rounds: acco, dpu, wp.
+// What the methods that compute while they communicate share beside method::Rounds: acco and
+// delayed (dpu, wp).
 
 namespace outstep::sync {
 
@@ -29,12 +30,6 @@ struct OverlappedOptions {
   // count: a round's micro-batches where they are fixed.
   method::RoundLength length(int64_t count) const;
 };
-
-// What the rounds of a step and its commit came to.
-void tell(method::StepReport& report, method::Rounds& rounds, const method::Judgement& judgement);
-
-// Brings exact parameters to what an all-gather with that wire would have brought.
-void round_as_gathered(const at::Tensor& live, comm::Wire wire);
 
 // The own shard: committed parameters in full precision and the optimizer's state. One thread at a
 // time: the communication thread during a round, else the calling one.
@@ -66,6 +61,56 @@ class Shard {
   optim::State state_;
   at::Tensor values_;  // [shard] θ
   bool is_known_ = false;
+};
+
+// A synchronizer of rounds but for its policy: the shard, the rounds, and what is live between two
+// steps, which may be other than the committed parameters (rounded, or a prediction).
+class Overlapped : public method::Synchronizer {
+ public:
+  method::StepReport step(method::GradientEngine& engine, const method::StepContext& context) final;
+  void pause(const method::StepContext& context) final;
+  void resume() final;
+
+  const std::string& name() const final { return name_; }
+  int64_t optimizer_bytes() const final { return shard_.num_bytes(); }
+  int64_t communication_bytes() const override { return rounds_.communication_bytes(); }
+  method::Traffic planned_traffic() const override { return rounds_.traffic(); }
+
+  void save(io::StateWriter& writer) const final;
+  void load(io::StateReader& reader) final;
+
+ protected:
+  Overlapped(const Parts& parts, std::string name, const OverlappedOptions& options);
+
+  // The rounds of one commit. Fills in the report's contribution, counts and share.
+  virtual void run_rounds(method::GradientEngine& engine, const method::StepContext& context,
+                          method::StepReport& report) = 0;
+  // The shard of what is live between steps, if that is not the committed one.
+  virtual const at::Tensor* prediction() const { return nullptr; }
+
+  // On the communication thread: judges the gradient of `count` micro-batches by its norm.
+  method::Judgement judge(const at::Tensor& gradient, int64_t count,
+                          const method::StepContext& context, const method::Contribution& local);
+  // Whose gradient was computed before the last commit.
+  static void count_as_stale(method::Contribution& contribution);
+
+  const Parts parts_;
+  const OverlappedOptions options_;
+  // The communication thread's during a round, else the calling thread's.
+  Shard shard_;
+  method::Judgement judgement_;  // of the commit
+  int64_t num_committed_ = 0;    // micro-batches in it, of all replicas
+
+ private:
+  bool is_live_exact() const;
+
+  const std::string name_;
+  int64_t bytes_told_ = 0;     // of the group's, in reports
+  bool has_gathered_ = false;  // the live parameters are what a round has brought
+  bool is_paused_ = false;     // … but for a pause, in which they are the committed ones
+
+ protected:
+  method::Rounds rounds_;  // last: its thread uses all of the above
 };
 
 }  // namespace outstep::sync

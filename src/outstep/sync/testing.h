@@ -16,9 +16,8 @@
 #include "outstep/optim/sgd.h"
 #include "outstep/sync/acco.h"
 #include "outstep/sync/ddp.h"
-#include "outstep/sync/dpu.h"
+#include "outstep/sync/delayed.h"
 #include "outstep/sync/none.h"
-#include "outstep/sync/wp.h"
 #include "outstep/sync/zero1.h"
 
 // What the tests of this room share: a small run of any synchronizer, with ranks as threads.
@@ -70,8 +69,11 @@ inline std::unique_ptr<method::Synchronizer> make_sync(const SyncChoice& choice,
     acco.overlapped = overlapped;
     return std::make_unique<Acco>(parts, acco);
   }
-  if (choice.name == "dpu") return std::make_unique<Dpu>(parts, DpuOptions{overlapped});
-  if (choice.name == "wp") return std::make_unique<Wp>(parts, WpOptions{overlapped});
+  if (choice.name == "dpu" || choice.name == "wp") {
+    const auto next =
+        choice.name == "dpu" ? NextGradient::at_old_parameters : NextGradient::at_prediction;
+    return std::make_unique<Delayed>(parts, next, overlapped);
+  }
   return std::make_unique<None>(parts, NoneOptions{.on_nonfinite = choice.on_nonfinite});
 }
 
@@ -112,8 +114,9 @@ class Replica {
     checkpoint.save(rank, *sync_);
     checkpoint.save(rank, engine_);
   }
-  void load(int rank, const MemoryCheckpoint& checkpoint, const at::Tensor& values, int64_t step) {
-    checkpoint.load(rank, *sync_);
+  void load(int rank, const MemoryCheckpoint& checkpoint, const at::Tensor& values, int64_t step,
+            bool is_same_world = true) {
+    checkpoint.load(rank, *sync_, is_same_world);
     params_.values().copy_(values);
     step_ = step;
   }

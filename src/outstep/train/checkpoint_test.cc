@@ -231,8 +231,8 @@ TEST_F(CheckpointTest, ABrokenManifestIsRefused) {
   other.replace(other.find("model.safetensors"), 17, "../../../../passw");
   EXPECT_THAT(error_with(other), HasSubstr("is not the name of a file in it"));
   std::string later = good;
-  later.replace(later.find("\"version\": 1"), 12, "\"version\": 7");
-  EXPECT_THAT(error_with(later), HasSubstr("of version 7, this program reads version 1"));
+  later.replace(later.find("\"version\": 2"), 12, "\"version\": 7");
+  EXPECT_THAT(error_with(later), HasSubstr("of version 7, this program reads version 2"));
 }
 
 TEST_F(CheckpointTest, ACheckpointOfAnotherModelIsRefusedByName) {

@@ -19,19 +19,22 @@ int64_t timed_micro_batches(const Recipe& recipe) {
 
 // What things take on this machine.
 struct Timing {
-  double step_seconds = 0;         // a step of timed_micro_batches, without waiting for a link
+  double step_seconds = 0;         // a step, without waiting for a link
+  int64_t num_micro_batches = 1;   // in it
   double micro_batch_seconds = 0;  // forward and backward alone
   double ready_seconds = 0;        // from the first final gradient to the end of backward
 };
 
-double time_step(Assembly& assembly, const Recipe& recipe) {
+void time_step(Assembly& assembly, const Recipe& recipe, Timing& timing) {
   const auto begin = Clock::now();
-  assembly.sync->step(*assembly.engine, {.step = 0,
-                                         .lr = assembly.schedule.at(0),
-                                         .accumulation = timed_micro_batches(recipe),
-                                         .clip_norm = recipe.train.clip_norm,
-                                         .tracer = nullptr});
-  return seconds_since(begin);
+  const auto report =
+      assembly.sync->step(*assembly.engine, {.step = 0,
+                                             .lr = assembly.schedule.at(0),
+                                             .accumulation = timed_micro_batches(recipe),
+                                             .clip_norm = recipe.train.clip_norm,
+                                             .tracer = nullptr});
+  timing.step_seconds = seconds_since(begin);
+  timing.num_micro_batches = report.local.micro_batches;
 }
 
 void time_micro_batch(Assembly& assembly, Timing& timing) {
@@ -50,8 +53,8 @@ void time_micro_batch(Assembly& assembly, Timing& timing) {
 // The first step also makes what kernels make once; the second is an ordinary one.
 Timing measure(Assembly& assembly, const Recipe& recipe) {
   Timing timing;
-  timing.step_seconds = time_step(assembly, recipe);
-  if (timing.step_seconds < kLongSeconds) timing.step_seconds = time_step(assembly, recipe);
+  time_step(assembly, recipe, timing);
+  if (timing.step_seconds < kLongSeconds) time_step(assembly, recipe, timing);
   time_micro_batch(assembly, timing);
   if (assembly.data.validation) {
     const int64_t wanted = recipe.evaluation.batch;
@@ -61,12 +64,13 @@ Timing measure(Assembly& assembly, const Recipe& recipe) {
   return timing;
 }
 
-// What cannot overlap comes on top; what can is hidden as far as there is backward left to hide it.
-double exposed_seconds(const Plan& plan, double bits_per_second, double ready_seconds) {
+// What cannot overlap comes on top; what can is hidden as far as there is computing left to hide
+// it.
+double exposed_seconds(const Plan& plan, double bits_per_second, double computing_seconds) {
   const auto seconds = [&](int64_t bytes) {
     return static_cast<double>(bytes) * 8 / bits_per_second;
   };
-  const double hidden = std::min(seconds(plan.overlapped_bytes), ready_seconds);
+  const double hidden = std::min(seconds(plan.overlapped_bytes), computing_seconds);
   return seconds(plan.bytes_sent_per_step) - hidden;
 }
 
@@ -100,16 +104,20 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   if (options.measure) {
     timing = measure(*assembly, recipe);
     plan.activation_bytes = memory::peak_bytes() - bytes_before - plan.total_bytes();
-    plan.compute_seconds = timing.step_seconds + static_cast<double>(recipe.train.accumulation -
-                                                                     timed_micro_batches(recipe)) *
-                                                     timing.micro_batch_seconds;
+    // Dynamic counts may make a step of more micro-batches than the recipe's.
+    const int64_t num_further =
+        std::max<int64_t>(recipe.train.accumulation - timing.num_micro_batches, 0);
+    plan.compute_seconds =
+        timing.step_seconds + static_cast<double>(num_further) * timing.micro_batch_seconds;
     plan.step_seconds = plan.compute_seconds;
   }
   if (options.link_bits_per_second) {
     const double rate = *options.link_bits_per_second;
     plan.link_bits_per_second = rate;
     plan.communication_seconds = static_cast<double>(plan.bytes_sent_per_step) * 8 / rate;
-    plan.step_seconds += exposed_seconds(plan, rate, timing.ready_seconds);
+    const bool hides_behind_all = assembly->sync->planned_traffic().hides_behind_all_computing;
+    plan.step_seconds +=
+        exposed_seconds(plan, rate, hides_behind_all ? plan.compute_seconds : timing.ready_seconds);
   }
   return plan;
 }

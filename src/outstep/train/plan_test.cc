@@ -53,9 +53,13 @@ TEST_F(PlanTest, MemoryIsWhatTheCounterSeesInTraining) {
 }
 
 TEST_F(PlanTest, TrafficIsWhatARankSends) {
-  for (const std::string sync : {"ddp", "zero1"}) {
+  for (const std::string sync : {"ddp", "zero1", "acco", "dpu"}) {
     for (const std::string replicas : {"2", "3", "4"}) {
-      const std::vector<std::string> overrides = {"mesh.replicas=" + replicas, "sync.name=" + sync};
+      std::vector<std::string> overrides = {"mesh.replicas=" + replicas, "sync.name=" + sync};
+      if (sync == "acco" || sync == "dpu") {
+        overrides.push_back("sync.counts=fixed");
+        overrides.push_back("train.accumulation=2");
+      }
       const Plan plan = plan_of(text(), overrides);
       const Summary summary = testing::train_well(
           {.toml = text(), .overrides = overrides, .folder = folder_.path() / (sync + replicas)});

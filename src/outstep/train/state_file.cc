@@ -117,6 +117,10 @@ int64_t StateFileReader::integer(size_t file, const std::string& kind,
 at::Tensor StateFileReader::shared(const std::string& name) { return entry(0, "shared", name); }
 int64_t StateFileReader::shared_int(const std::string& name) { return integer(0, "shared", name); }
 
+bool StateFileReader::has_shared(const std::string& name) const {
+  return files_.front().tensors().contains(fmt::format("shared:{}/{}", component_, name));
+}
+
 at::Tensor StateFileReader::local(const std::string& name) {
   check(has_local(), "local entries are read in a world of the same shape only");
   return entry(static_cast<size_t>(own_replica_), "local", name);

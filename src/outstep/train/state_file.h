@@ -59,6 +59,7 @@ class StateFileReader : public io::StateReader {
 
   at::Tensor shared(const std::string& name) override;
   int64_t shared_int(const std::string& name) override;
+  bool has_shared(const std::string& name) const override;
   void slice(const std::string& name, at::Tensor into, int64_t begin, int64_t total) override;
   bool has_local() const override { return own_replica_ >= 0; }
   at::Tensor local(const std::string& name) override;

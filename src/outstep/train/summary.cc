@@ -9,6 +9,7 @@ nlohmann::ordered_json Summary::to_json() const {
   nlohmann::ordered_json json;
   json["run"] = run.string();
   json["steps"] = steps;
+  json["progress"] = progress;
   json["finished"] = finished;
   if (train_loss) json["train_loss"] = *train_loss;
   if (validation_loss) json["validation_loss"] = *validation_loss;

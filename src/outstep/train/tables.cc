@@ -6,9 +6,8 @@
 #include "outstep/optim/optimizers.h"
 #include "outstep/sync/acco.h"
 #include "outstep/sync/ddp.h"
-#include "outstep/sync/dpu.h"
+#include "outstep/sync/delayed.h"
 #include "outstep/sync/none.h"
-#include "outstep/sync/wp.h"
 #include "outstep/sync/zero1.h"
 
 namespace outstep::train {
@@ -61,8 +60,11 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
   if (name == "zero1") {
     return std::make_unique<sync::Zero1>(parts, sync::Zero1Options::read(section));
   }
-  if (name == "dpu") return std::make_unique<sync::Dpu>(parts, sync::DpuOptions::read(section));
-  if (name == "wp") return std::make_unique<sync::Wp>(parts, sync::WpOptions::read(section));
+  if (name == "dpu" || name == "wp") {
+    const auto next =
+        name == "dpu" ? sync::NextGradient::at_old_parameters : sync::NextGradient::at_prediction;
+    return std::make_unique<sync::Delayed>(parts, next, sync::OverlappedOptions::read(section));
+  }
   if (name == "acco") {
     return std::make_unique<sync::Acco>(
         parts, sync::AccoOptions::read(section, recipe.train.accumulation));

@@ -47,9 +47,8 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   last_lr_ = report.lr;
   last_grad_norm_ = report.grad_norm;
   estimate_shares_ += report.estimate_share;
-  if (!report.round_micro_batches.empty()) {
-    round_micro_batches_.push_back(report.round_micro_batches);
-  }
+  progress_ += record.progress - record.progress_before;
+  has_rounds_ = has_rounds_ || !report.round_micro_batches.empty();
 }
 
 double Tally::loss() const { return ratio(all_.loss_sum, static_cast<double>(all_.num_losses)); }
@@ -59,7 +58,7 @@ double Tally::overlap_fraction() const {
   return std::clamp(1 - exposed_seconds_ / communication_seconds_, 0.0, 1.0);
 }
 
-double Tally::steps_per_second() const { return ratio(static_cast<double>(num_steps_), seconds_); }
+double Tally::progress_per_second() const { return ratio(progress_, seconds_); }
 double Tally::units_per_second() const { return ratio(static_cast<double>(all_.units), seconds_); }
 
 std::string rate_key(const std::string& unit) {
@@ -83,11 +82,10 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
   line["communication_seconds"] = communication_seconds_;
   line["exposed_seconds"] = exposed_seconds_;
   line["overlap_fraction"] = overlap_fraction();
-  if (!round_micro_batches_.empty()) {
+  if (has_rounds_) {
     line["micro_batches_per_commit"] =
         ratio(static_cast<double>(all_.micro_batches), static_cast<double>(num_steps_));
     line["estimate_share"] = ratio(estimate_shares_, static_cast<double>(num_steps_));
-    line["round_micro_batches"] = round_micro_batches_;
   }
   line["memory/live_bytes"] = memory::live_bytes();
   line["memory/peak_bytes"] = memory::peak_bytes();

@@ -43,10 +43,10 @@ class Tally {
   int64_t num_steps() const { return num_steps_; }
   double seconds() const { return seconds_; }
   int64_t bytes_sent() const { return bytes_sent_; }
-  double loss() const;              // mean over all replicas' micro-batches
-  double overlap_fraction() const;  // share of communication time hidden behind computing
-  double steps_per_second() const;
-  double units_per_second() const;  // all replicas
+  double loss() const;                 // mean over all replicas' micro-batches
+  double overlap_fraction() const;     // share of communication time hidden behind computing
+  double progress_per_second() const;  // Position of checkpoint.h
+  double units_per_second() const;     // all replicas
 
   // A line of metrics: the keys of docs/formats.md. unit: "tokens", "images", "samples".
   nlohmann::ordered_json to_json(const std::string& unit) const;
@@ -61,8 +61,9 @@ class Tally {
   double exposed_seconds_ = 0;
   double last_lr_ = 0;
   double last_grad_norm_ = 0;
-  double estimate_shares_ = 0;                             // summed over steps
-  std::vector<std::vector<int64_t>> round_micro_batches_;  // of each step that has rounds
+  double estimate_shares_ = 0;  // summed over steps
+  double progress_ = 0;
+  bool has_rounds_ = false;
 };
 
 // "tokens_per_second" for tokens, else "samples_per_second".

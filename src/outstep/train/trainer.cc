@@ -64,6 +64,9 @@ class Trainer {
   bool is_end(double progress) const {
     return progress >= static_cast<double>(recipe_.train.steps);
   }
+  bool is_line_due(const StepRecord& record) const {
+    return is_due(recipe_.log.every, record.progress_before, record.progress);
+  }
   bool is_evaluation_due(const StepRecord& record) const {
     return is_end(record.progress) ||
            is_due(recipe_.evaluation.every, record.progress_before, record.progress);
@@ -91,7 +94,8 @@ class Trainer {
   std::optional<method::Evaluation> evaluation_;
   std::optional<int64_t> evaluated_step_;
 
-  Tally interval_;  // since the last line of the log
+  Tally interval_;                                     // since the last line of the log
+  std::vector<std::vector<int64_t>> interval_rounds_;  // micro-batches of each of its steps' rounds
   Tally steady_;
   Tally whole_;
   std::optional<double> train_loss_;
@@ -204,6 +208,9 @@ void Trainer::settle() {
   for (const auto& values : exchange_.collect()) totals += StepTotals::from_values(values);
   is_stopping_ = is_stopping_ || totals.num_stop_wishes > 0;
   interval_.add(record, totals);
+  if (!record.report.round_micro_batches.empty()) {
+    interval_rounds_.push_back(record.report.round_micro_batches);
+  }
   whole_.add(record, totals);
   const double warm_up =
       std::max(std::floor((static_cast<double>(recipe_.train.steps) - first_.progress) / 10), 1.0);
@@ -211,8 +218,7 @@ void Trainer::settle() {
   show_progress(record);
   // A line ends where a checkpoint may be: what is logged after it does not depend on what was
   // before, so a run that resumes there writes the same lines.
-  if (is_due(recipe_.log.every, record.progress_before, record.progress) ||
-      is_evaluation_due(record) || is_checkpoint_due(record)) {
+  if (is_line_due(record) || is_evaluation_due(record) || is_checkpoint_due(record)) {
     write_line({.step = record.step, .progress = record.progress});
   }
 }
@@ -220,19 +226,22 @@ void Trainer::settle() {
 void Trainer::write_line(const Position& position) {
   Json line = interval_.to_json(unit_);
   line["progress"] = position.progress;
+  if (!interval_rounds_.empty()) line["round_micro_batches"] = interval_rounds_;
   metrics_->write("train", position.step, line);
   train_loss_ = interval_.loss();
   interval_ = {};
+  interval_rounds_.clear();
 }
 
 void Trainer::show_progress(const StepRecord& record) const {
   if (!is_first() || !options_.on_progress) return;
   Progress progress{.step = static_cast<int64_t>(record.progress),
                     .steps = recipe_.train.steps,
+                    .crosses_interval = is_line_due(record),
                     .loss = interval_.loss(),
                     .lr = record.report.lr,
                     .grad_norm = record.report.grad_norm,
-                    .steps_per_second = interval_.steps_per_second(),
+                    .steps_per_second = interval_.progress_per_second(),
                     .units_per_second = interval_.units_per_second(),
                     .overlap_fraction = interval_.overlap_fraction(),
                     .unit = unit_};
@@ -249,7 +258,7 @@ void Trainer::look_up() {
   assembly_.sync->pause(context());
   if (evaluates) evaluate_now();
   if (saves) save_now();
-  assembly_.sync->resume();
+  if (!is_end(now_.progress)) assembly_.sync->resume();
 }
 
 void Trainer::evaluate_now() {
@@ -287,6 +296,7 @@ Summary Trainer::summarise() const {
   const Tally& steady = steady_.num_steps() > 0 ? steady_ : whole_;
   Summary summary{.run = options_.run_folder,
                   .steps = now_.step,
+                  .progress = now_.progress,
                   .finished = is_end(now_.progress),
                   .train_loss = train_loss_,
                   .unit = unit_,

@@ -15,7 +15,8 @@ namespace outstep::train {
 // What a run came to; --json prints it.
 struct Summary {
   std::filesystem::path run;
-  int64_t steps = 0;
+  int64_t steps = 0;      // committed updates
+  double progress = 0;    // Position of checkpoint.h
   bool finished = false;  // false: stopped by a signal, to be resumed
   // Of the last steps, as the last line of the log has it; none if there was nothing left to train.
   std::optional<double> train_loss = std::nullopt;
@@ -34,13 +35,14 @@ struct Summary {
 
 // One line of progress, given to whoever shows it.
 struct Progress {
-  int64_t step = 0;  // committed updates
+  int64_t step = 0;  // of the recipe's `steps`, rounded down
   int64_t steps = 0;
-  double loss = 0;  // mean over replicas since the last line of the log
+  bool crosses_interval = false;  // a multiple of log.every was reached
+  double loss = 0;                // mean over replicas since the last line of the log
   std::optional<double> validation_loss = std::nullopt;  // of the last evaluation
   double lr = 0;
   double grad_norm = 0;
-  double steps_per_second = 0;
+  double steps_per_second = 0;  // of the recipe's
   double units_per_second = 0;
   double overlap_fraction = 0;
   std::string unit;

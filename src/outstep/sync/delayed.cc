@@ -1,0 +1,46 @@
+#include "outstep/sync/delayed.h"
+
+namespace outstep::sync {
+
+Delayed::Delayed(Parts parts, NextGradient next, OverlappedOptions options)
+    : Overlapped(parts, next == NextGradient::at_prediction ? "wp" : "dpu", options) {
+  if (next == NextGradient::at_prediction) predicted_ = at::empty_like(shard_.values());
+}
+
+// The communication thread uses this class's members too.
+Delayed::~Delayed() { rounds_.stop(); }
+
+int64_t Delayed::communication_bytes() const {
+  const int64_t of_prediction =
+      predicted_.defined() ? static_cast<int64_t>(predicted_.nbytes()) : 0;
+  return rounds_.communication_bytes() + of_prediction;
+}
+
+const at::Tensor* Delayed::prediction() const {
+  return predicted_.defined() ? &predicted_ : nullptr;
+}
+
+void Delayed::run_rounds(method::GradientEngine& engine, const method::StepContext& context,
+                         method::StepReport& report) {
+  const auto length = options_.length(context.accumulation);
+  const bool is_start = !rounds_.pending();
+  if (is_start) rounds_.prime(engine, length.at_least);
+  const method::BuffersBeforeStep buffers = rounds_.buffers_before_pending();
+  report.local = *rounds_.pending();
+  if (!is_start) count_as_stale(report.local);
+  report.round_micro_batches = {report.local.micro_batches};
+  rounds_.run(engine, context, length,
+              [this, context](const method::Reduced& all) { return commit(all, context); });
+  rounds_.put_back_buffers(buffers, judgement_);
+}
+
+at::Tensor Delayed::commit(const method::Reduced& all, const method::StepContext& context) {
+  num_committed_ = all.micro_batches;
+  judgement_ = judge(all.gradient, all.micro_batches, context, all.local);
+  shard_.commit(all.gradient, judgement_, context.lr);
+  if (!predicted_.defined()) return shard_.values();
+  shard_.estimate(all.gradient, judgement_, context.lr, predicted_);
+  return predicted_;
+}
+
+}  // namespace outstep::sync
