@@ -12,34 +12,24 @@ which is Outstep on two processes that do not communicate. Measurements already 
 import statistics
 import tempfile
 
-from rounds import LAUNCHER, PROGRAM, PYTHON, ROOT, Rounds, lines_of, on_shaped_link, parser, print_table, spread
+import contenders
+from rounds import Rounds, lines_of, on_shaped_link, parser, print_table, spread
 
-
-def outstep(sync, steps, folder):
-    command = [PROGRAM, "train", ROOT / "bench/gpt_4x256.toml", "--json", f"--train.steps={steps}"]
-    if sync != "none":
-        return [*command, f"--run-dir={folder}/run", f"--sync.name={sync}"]
-    # Two worlds of one rank each, at the same time on the same machine: what computing alone costs.
-    alone = 'run="$0/run-$RANK"; unset ' + " ".join(LAUNCHER) + '; exec "$@" --run-dir="$run"'
-    return ["sh", "-c", alone, folder, *command, "--mesh.replicas=1", "--sync.name=none"]
-
-
-def torch(mode, steps, _folder):
-    return [PYTHON, ROOT / "bench/peers/torch_two_ranks.py", "--mode", mode, "--steps", str(steps)]
-
-
-CONTENDERS = {
-    "outstep none": (outstep, "none"), "outstep ddp": (outstep, "ddp"), "outstep zero1": (outstep, "zero1"),
-    "torch ddp": (torch, "ddp"), "torch ddp-2mb": (torch, "ddp-2mb"), "torch zero": (torch, "zero"),
-    "torch zero1": (torch, "zero1"),
-}
+OUTSTEP = {"outstep ddp": "ddp", "outstep zero1": "zero1"}
+TORCH = {"torch ddp": "ddp", "torch ddp-2mb": "ddp-2mb", "torch zero": "zero", "torch zero1": "zero1"}
+CONTENDERS = ["outstep none", *OUTSTEP, *TORCH]
 
 
 def measure(contender, rate, steps):
     """Tokens per second of all ranks."""
-    make, mode = CONTENDERS[contender]
     with tempfile.TemporaryDirectory(prefix="outstep-bench-") as folder:
-        text = lines_of(on_shaped_link(rate, *make(mode, steps, folder)))
+        if contender in TORCH:
+            command = contenders.torch(TORCH[contender], steps)
+        elif contender in OUTSTEP:
+            command = contenders.outstep(OUTSTEP[contender], steps, folder)
+        else:
+            command = contenders.outstep_alone(steps, folder)
+        text = lines_of(on_shaped_link(rate, *command))
     return text[0]["tokens_per_second"] * (2 if contender == "outstep none" else 1)
 
 

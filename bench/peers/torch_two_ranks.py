@@ -2,17 +2,20 @@
 """One rank of a data-parallel PyTorch run on random bytes: the peers of Outstep's ddp and zero1.
 
 Started once per rank with torchrun's variables (or by bench/shaped_link.sh). Rank 0 prints one JSON line:
-seconds per step (median, min, max over the timed steps), tokens per second over all ranks, and the time of day at which
-the first step had ended.
+seconds per step (median, min, max over the timed steps), tokens per second over all ranks and all timed steps, as Outstep
+counts them, and the time of day at which the first step had ended.
 
   none       no communication: the ceiling
   ddp        DistributedDataParallel, default 25 MB buckets
-  ddp-2mb    the same with 2 MB buckets
+  ddp-2mb    the same with 2 MB buckets; ddp-1mb
   zero       DDP gradients + ZeroRedundancyOptimizer
   zero1      hand-written: reduce_scatter_tensor, sharded fused AdamW, all_gather_into_tensor
+
+A step is --accumulation micro-batches a rank; gradients travel with the last alone (DDP's no_sync).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -25,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torch_models import Gpt
 
-MODES = ("none", "ddp", "ddp-2mb", "zero", "zero1")
+MODES = ("none", "ddp", "ddp-1mb", "ddp-2mb", "zero", "zero1")
 
 
 class HandWrittenZero1:
@@ -67,7 +70,7 @@ def build(mode, model, rank, world_size, lr):
         return model, HandWrittenZero1(model, rank, world_size, lr)
     if mode == "none":
         return model, torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
-    bucket = {"bucket_cap_mb": 2} if mode == "ddp-2mb" else {}
+    bucket = {"bucket_cap_mb": int(mode[len("ddp-"):-len("mb")])} if mode.startswith("ddp-") else {}
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **bucket)
     if mode == "zero":
         return wrapped, ZeroRedundancyOptimizer(
@@ -76,10 +79,22 @@ def build(mode, model, rank, world_size, lr):
     return wrapped, torch.optim.AdamW(wrapped.parameters(), lr=lr, fused=True)
 
 
+def step(model, optimizer, batches):
+    """One update; each batch is tokens [B, T + 1]."""
+    optimizer.zero_grad()
+    for i, data in enumerate(batches):
+        travels = i == len(batches) - 1 or not isinstance(model, DistributedDataParallel)
+        with contextlib.nullcontext() if travels else model.no_sync():
+            (model(data[:, :-1], data[:, 1:]) / len(batches)).backward()
+    optimizer.step()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=MODES, required=True)
-    parser.add_argument("--steps", type=int, default=12, help="timed steps, after two that are not")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before these")
+    parser.add_argument("--accumulation", type=int, default=1, help="micro-batches a rank and step")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--context", type=int, default=128)
     arguments = parser.parse_args()
@@ -91,22 +106,21 @@ def main():
     model, optimizer = build(arguments.mode, Gpt(context=arguments.context), rank, world_size, 1e-3)
 
     seconds, first_step_at = [], None
-    for _ in range(arguments.steps + 2):
-        data = torch.randint(0, 256, (arguments.batch, arguments.context + 1))
+    shape = (arguments.accumulation, arguments.batch, arguments.context + 1)
+    for _ in range(arguments.steps + arguments.warmup):
+        batches = torch.randint(0, 256, shape)
         begin = time.perf_counter()
-        optimizer.zero_grad()
-        model(data[:, :-1], data[:, 1:]).backward()
-        optimizer.step()
+        step(model, optimizer, batches)
         seconds.append(time.perf_counter() - begin)
         first_step_at = first_step_at or time.time()
-    seconds = seconds[2:]
+    seconds = seconds[arguments.warmup:]
     if rank == 0:
-        median = statistics.median(seconds)
-        tokens = arguments.batch * arguments.context * world_size
+        tokens = arguments.accumulation * arguments.batch * arguments.context * world_size
         print(json.dumps({
-            "program": "torch", "torch": torch.__version__, "mode": arguments.mode, "n": len(seconds),
-            "median_seconds": median, "min_seconds": min(seconds), "max_seconds": max(seconds),
-            "tokens_per_second": tokens / median, "first_step_at": first_step_at,
+            "program": "torch", "torch": torch.__version__, "mode": arguments.mode,
+            "accumulation": arguments.accumulation, "n": len(seconds),
+            "median_seconds": statistics.median(seconds), "min_seconds": min(seconds), "max_seconds": max(seconds),
+            "tokens_per_second": tokens * len(seconds) / sum(seconds), "first_step_at": first_step_at,
         }), flush=True)
     dist.barrier()
     dist.destroy_process_group()

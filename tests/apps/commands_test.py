@@ -183,7 +183,8 @@ class Commands(InTemporaryFolder):
         sent = {line["bytes_sent"] for line in lines if line["kind"] == "train"}
         self.assertEqual(sent, {plan["bytes_sent_per_step"]}, "as training sends")
         text = self.run_ok("plan", self.recipe, "--link", "200mbit", "--mesh.replicas=4").stdout
-        for words in ("4 replicas", "optimizer state", "activations (peak)", "sent by a rank", "together"):
+        for words in ("4 replicas", "optimizer state", "activations (peak)", "sent by a rank", "together", "(this recipe)",
+                      "zero1 with overlap", "acco with dynamic counts", "× computing: "):
             self.assertIn(words, text)
         absent = self.run_ok("plan", self.recipe, "--data.path=nowhere").stdout
         self.assertRegex(absent, r'(?m)^data not here \(data\.path is "nowhere", .*\): the model\'s own examples were used$')

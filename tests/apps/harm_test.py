@@ -30,18 +30,23 @@ class Ranks(support.Ranks):
 
 
 class Harm(InTemporaryFolder):
-    _whole = None  # (losses, model hash) of the run that nobody harmed
+    recipe_text = support.TINY
+    _whole = {}  # (losses, model hash) of the run that nobody harmed, by recipe
+
+    def setUp(self):
+        super().setUp()
+        self.recipe = self.write("tiny.toml", self.recipe_text)
 
     def command(self, run, *more):
         return [support.PROGRAM, "train", self.recipe, "--run-dir", self.folder / run, f"--train.steps={STEPS}",
                 "--checkpoint.every=20", *more]
 
     def whole_run(self):
-        if Harm._whole is None:
+        if self.recipe_text not in Harm._whole:
             with Ranks(self.command("whole"), folder=self.folder) as ranks:
                 self.assertEqual(ranks.wait()[0].exit_code, 0)
-            Harm._whole = (losses(self.folder / "whole"), model_hash(self.folder / "whole"))
-        return Harm._whole
+            Harm._whole[self.recipe_text] = (losses(self.folder / "whole"), model_hash(self.folder / "whole"))
+        return Harm._whole[self.recipe_text]
 
     def assert_resumes_to_the_same(self, run, *more):
         result = self.run_ok("resume", self.folder / run, *more)
@@ -264,6 +269,27 @@ class Worlds(Harm):
             ranks.resume(1)
             self.assertEqual(ranks.wait()[0].exit_code, 0)
         self.assertEqual((losses(self.folder / "run"), model_hash(self.folder / "run")), self.whole_run())
+
+
+# The same with a method that computes while it communicates, in repeatable steps.
+ACCO = support.TINY.replace('name = "zero1"', 'name = "acco"\ncounts = "fixed"').replace("[train]", "[train]\naccumulation = 2")
+
+
+class AccoKills(Kills):
+    recipe_text = ACCO
+
+
+class AccoStandStill(StandStill):
+    recipe_text = ACCO
+
+
+class AccoSignals(Signals):
+    recipe_text = ACCO
+
+
+class AccoWorlds(Harm):
+    recipe_text = ACCO
+    test_resumes_with_another_number_of_replicas = Worlds.test_resumes_with_another_number_of_replicas
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #include "outstep/train/plan.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "outstep/apps/commands.h"
@@ -19,12 +20,31 @@ struct Flags {
   std::vector<std::string> overrides;
 };
 
+std::string count_text(double count) {
+  return fmt::format("{:.{}f}", count, count == std::floor(count) ? 0 : 1);
+}
+
 // The first line of the reason; --json has all of it.
 std::string data_text(const train::Plan& plan) {
   if (plan.missing_data.empty()) return "";
   const size_t end = plan.missing_data.find('\n');
   return fmt::format("data not here ({}{}): the model's own examples were used\n",
                      plan.missing_data.substr(0, end), end == std::string::npos ? "" : " …");
+}
+
+// Syncs on the same link, and which to take.
+std::string comparison_text(const train::Plan& plan) {
+  if (plan.comparison.empty()) return "";
+  Table table{.header = {"sync", "memory", "sent", "micro-batches", "a step", plan.unit + "/s"},
+              .rows = {}};
+  for (const train::Forecast& forecast : plan.comparison) {
+    table.rows.push_back(
+        {forecast.sync + (forecast.is_recipes ? " (this recipe)" : ""),
+         human_bytes(forecast.memory_bytes), human_bytes(forecast.bytes_sent_per_step),
+         count_text(forecast.micro_batches_per_step()), human_seconds(forecast.step_seconds()),
+         with_commas(std::llround(forecast.units_per_second))});
+  }
+  return fmt::format("\n{}\n{}\n", table.text(), plan.advice);
 }
 
 std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {
@@ -41,14 +61,19 @@ std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool
 
   Table step{.header = {"a step", ""}, .rows = {}};
   step.rows.push_back({"sent by a rank", human_bytes(plan.bytes_sent_per_step)});
-  if (measured) step.rows.push_back({"computing", human_seconds(plan.compute_seconds)});
+  if (measured) {
+    if (plan.micro_batches_per_step != static_cast<double>(recipe.train.accumulation)) {
+      step.rows.push_back({"micro-batches of a rank", count_text(plan.micro_batches_per_step)});
+    }
+    step.rows.push_back({"computing", human_seconds(plan.compute_seconds)});
+  }
   if (plan.link_bits_per_second) {
     step.rows.push_back({"communication", human_seconds(plan.communication_seconds)});
     if (measured) step.rows.push_back({"together", human_seconds(plan.step_seconds)});
   }
-  return fmt::format("{}  {} parameters · {}\n{}\n{}\n{}", plan.model,
+  return fmt::format("{}  {} parameters · {}\n{}\n{}\n{}{}", plan.model,
                      with_commas(plan.num_parameters), recipe.mesh.describe(), data_text(plan),
-                     memory.text(), step.text());
+                     memory.text(), step.text(), comparison_text(plan));
 }
 
 int run(const Flags& flags, const Invocation& invocation) {
@@ -74,8 +99,10 @@ void add_plan(Invocation& invocation) {
   command
       .add_option("recipe", flags->recipe, "A recipe's file, or the name of one that comes along")
       ->required();
-  command.add_option("--link", flags->link,
-                     "Each rank's link, such as 200mbit, 10gbit or 25MB/s: tells the step's time");
+  command.add_option(
+      "--link", flags->link,
+      "Each rank's link, such as 200mbit, 10gbit or 25MB/s: tells the step's time, and which sync "
+      "to take");
   command.add_flag(
       "--no-measure", flags->no_measure,
       "Run no step: without activations and times; parameters, gradients and optimizer state are "

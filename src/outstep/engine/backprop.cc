@@ -80,6 +80,18 @@ data::Batch BackpropEngine::placed(data::Batch batch) const {
   return batch;
 }
 
+at::Tensor BackpropEngine::forward(const data::Batch& batch) {
+  nn::ForwardContext context{.training = true, .seed = options_.seed, .micro_batch = batch.index};
+  const std::function<void(size_t)> announce_block = [this](size_t block) {
+    for (const nn::Parameter* parameter : model_.blocks[block]->parameters()) {
+      const int64_t begin = parameter->tensor.storage_offset();  // in the flat vector
+      needs_(begin, begin + parameter->tensor.numel());
+    }
+  };
+  if (needs_) context.before_block = &announce_block;
+  return model_.forward(batch.inputs, context);
+}
+
 method::Contribution BackpropEngine::accumulate() {
   const at::AutoGradMode grad_mode(true);
   const data::Batch batch = placed(stream_.next());
@@ -87,9 +99,7 @@ method::Contribution BackpropEngine::accumulate() {
   {
     const trace::Span span(options_.tracer, trace::Track::compute, "forward");
     const Autocast autocast(options_.precision == Precision::bf16, batch.inputs.device());
-    nn::ForwardContext context{.training = true, .seed = options_.seed, .micro_batch = batch.index};
-    const at::Tensor logits = model_.forward(batch.inputs, context);
-    loss = model_.loss(logits, batch.targets).loss;
+    loss = model_.loss(forward(batch), batch.targets).loss;
   }
   {
     const trace::Span span(options_.tracer, trace::Track::compute, "backward");

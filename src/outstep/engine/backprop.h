@@ -51,6 +51,7 @@ class BackpropEngine : public method::GradientEngine {
   method::Contribution drain() override { return {}; }
   method::Evaluation evaluate(const data::Batch& batch) override;
   void on_range_ready(method::RangeCallback callback) override;
+  void on_range_needed(method::NeedCallback callback) override { needs_ = std::move(callback); }
   nn::FlatParams& params() override { return params_; }
 
   // The stream's place, and this replica's buffers as a local entry: another number of replicas
@@ -62,6 +63,7 @@ class BackpropEngine : public method::GradientEngine {
   class ReadyHook;
 
   data::Batch placed(data::Batch batch) const;
+  at::Tensor forward(const data::Batch& batch);
   void backward(const at::Tensor& loss);
   void install_hooks();
   void announce(size_t parameter) noexcept;
@@ -74,6 +76,7 @@ class BackpropEngine : public method::GradientEngine {
   std::vector<optim::Range> ranges_;  // by parameter
 
   method::RangeCallback callback_;
+  method::NeedCallback needs_;
   bool has_hooks_ = false;
   std::vector<bool> is_announced_;  // by parameter, in the present backward pass
   std::exception_ptr callback_error_;

@@ -183,6 +183,32 @@ TEST(Backprop, AnnouncesRangesAsTheyBecomeFinal) {
   }
 }
 
+// Parameters are rubbish until the forward pass says that it is about to read them.
+TEST(Backprop, AsksForParametersBeforeItReadsThem) {
+  for (auto make : {mlp, gpt2, resnet}) {
+    Bench usual(make());
+    const double loss = usual.engine->accumulate().loss_sum;
+    Bench bench(make());
+    const at::NoGradGuard no_grad;
+    const at::Tensor values = bench.params.values();
+    const at::Tensor truth = values.clone();
+    values.fill_(std::numeric_limits<float>::quiet_NaN());
+    int64_t highest = 0;
+    bool is_first = true;
+    bench.engine->on_range_needed([&](int64_t begin, int64_t end) {
+      if (std::exchange(is_first, false)) EXPECT_EQ(begin, 0);
+      highest = std::max(highest, end);
+      values.narrow(0, begin, end - begin).copy_(truth.narrow(0, begin, end - begin));
+    });
+    EXPECT_EQ(bench.engine->accumulate().loss_sum, loss);
+    EXPECT_TRUE(at::equal(bench.gradient(), usual.gradient()));
+    bench.engine->on_range_needed(nullptr);
+    highest = 0;
+    bench.engine->accumulate();
+    EXPECT_EQ(highest, 0);
+  }
+}
+
 TEST(Backprop, TakesItsHooksAway) {
   Bench bench(mlp());
   const at::Tensor& parameter = bench.params.parameters()[0]->tensor;

@@ -27,11 +27,14 @@ ConfigError finished_too_many(int64_t finished, int64_t asked_for);
 // not depend on their number.
 comm::Shards shards_of(const nn::FlatParams& params, const comm::Group& group);
 
-// Ends an engine's announcements of ready ranges, however the scope is left.
+// Ends an engine's announcements of ranges, however the scope is left.
 class RangeAnnouncements {
  public:
   explicit RangeAnnouncements(GradientEngine& engine) : engine_(engine) {}
-  ~RangeAnnouncements() { engine_.on_range_ready(nullptr); }
+  ~RangeAnnouncements() {
+    engine_.on_range_ready(nullptr);
+    engine_.on_range_needed(nullptr);
+  }
   RangeAnnouncements(const RangeAnnouncements&) = delete;
   RangeAnnouncements& operator=(const RangeAnnouncements&) = delete;
 

@@ -46,6 +46,11 @@ struct Evaluation {
 // padding included, in an order of its own. What the callback throws comes out of accumulate.
 using RangeCallback = std::function<void(int64_t begin, int64_t end)>;
 
+// Called during a forward pass before [begin, end) of the flat vector is read: while it is set,
+// accumulate announces all that it is about to read, and reads nothing before. A range may come
+// several times. What the callback throws comes out of accumulate.
+using NeedCallback = std::function<void(int64_t begin, int64_t end)>;
+
 // Turns data into gradients of the parameters this rank owns. One thread calls it.
 class GradientEngine : public io::Stateful {
  public:
@@ -60,6 +65,9 @@ class GradientEngine : public io::Stateful {
   // Tells a synchronizer that overlaps with backward that a flat range is final. Set before the
   // last accumulate of a step, null to unset.
   virtual void on_range_ready(RangeCallback callback) = 0;
+  // Lets a synchronizer bring parameters while the forward pass already runs on others. Set before
+  // the first accumulate after an update, null to unset.
+  virtual void on_range_needed(NeedCallback callback) = 0;
   virtual nn::FlatParams& params() = 0;
 };
 

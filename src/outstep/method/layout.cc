@@ -25,6 +25,15 @@ std::vector<optim::Range> parameter_ranges(const nn::FlatParams& params) {
   return ranges;
 }
 
+BucketOptions BucketOptions::read(io::Section& section) {
+  BucketOptions options;
+  options.bucket_bytes = section.integer("bucket_bytes", options.bucket_bytes, {.min = 1});
+  options.first_bucket_bytes = section.integer(
+      "first_bucket_bytes", std::min(options.first_bucket_bytes, options.bucket_bytes),
+      {.min = 1, .max = options.bucket_bytes});
+  return options;
+}
+
 std::vector<optim::Range> plan_buckets(const nn::FlatParams& params, const BucketOptions& options) {
   std::vector<optim::Range> buckets;
   const std::vector<optim::Range> ranges = parameter_ranges(params);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "outstep/io/settings.h"
 #include "outstep/nn/flat_params.h"
 #include "outstep/optim/optimizer.h"
 
@@ -20,6 +21,9 @@ std::vector<optim::Range> parameter_ranges(const nn::FlatParams& params);
 struct BucketOptions {
   int64_t bucket_bytes = 2 << 20;
   int64_t first_bucket_bytes = 512 << 10;  // small, so that communication begins early
+
+  // bucket_bytes and first_bucket_bytes of [sync].
+  static BucketOptions read(io::Section& section);
 };
 
 // The flat vector cut into buckets of whole parameters, in the order in which backward finishes

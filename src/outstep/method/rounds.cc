@@ -19,7 +19,10 @@ Rounds::Rounds(nn::FlatParams& params, comm::Group& group, Options options)
       group_(group),
       options_(std::move(options)),
       shards_(shards_of(params, group)),
+      codec_(options_.estimate_format),
       travelling_(at::zeros_like(params.values())),
+      encoded_(at::zeros({sends_differences() ? codec_.encoded(shards_).total : 0},
+                         params.values().options().dtype(at::kByte))),
       buffers_before_pending_(params, options_.on_nonfinite),
       worker_(std::make_unique<SerialWorker>(options_.name)) {}
 
@@ -31,10 +34,17 @@ at::Tensor Rounds::own(const at::Tensor& vector) const {
   return vector.narrow(0, own_range().begin, own_range().size());
 }
 
-Traffic Rounds::traffic() const {
+int64_t Rounds::gather_bytes(bool is_estimate) const {
+  if (is_estimate && sends_differences()) {
+    return codec_.encoded(shards_).size(group_.rank()) * (shards_.count - 1);
+  }
+  return all_gather_bytes(shards_, group_.rank(), options_.parameter_wire);
+}
+
+Traffic Rounds::traffic(bool gathers_estimate) const {
   const int64_t bytes = small_all_reduce_bytes(kCountBytes + kNormBytes, shards_.count) +
                         reduce_scatter_bytes(shards_, group_.rank(), options_.wire) +
-                        all_gather_bytes(shards_, group_.rank(), options_.parameter_wire);
+                        gather_bytes(gathers_estimate);
   return {.bytes_sent = bytes, .overlapped_bytes = bytes, .hides_behind_all_computing = true};
 }
 
@@ -55,16 +65,16 @@ void Rounds::prime(GradientEngine& engine, int64_t count) {
   send_off(accumulate_exactly(engine, count));
 }
 
-Contribution Rounds::run(GradientEngine& engine, const StepContext& context,
-                         const RoundLength& length, Policy policy) {
+Contribution Rounds::run(GradientEngine& engine, const StepContext& context, Round round) {
   check(pending_.has_value(), "a round carries a gradient");
   const AbortOnError abort_on_error(group_);
+  const RoundLength length = round.length;
   // By value: should this scope be left by an exception, the job goes on until it notices.
-  const SerialWorker::Ticket round =
-      worker_->post([this, context, policy = std::move(policy)] { communicate(context, policy); });
+  const SerialWorker::Ticket job =
+      worker_->post([this, context, round = std::move(round)] { communicate(context, round); });
   const BuffersBeforeStep before(params_, options_.on_nonfinite);
-  const Contribution added = accumulate(engine, length, round);
-  await(round, context);
+  const Contribution added = accumulate(engine, length, job);
+  await(job, context);
   const trace::Span span(context.tracer, trace::Track::compute, "swap", {.step = context.step});
   params_.values().copy_(travelling_);
   send_off(added);
@@ -79,12 +89,11 @@ void Rounds::put_back_buffers(const BuffersBeforeStep& before, const Judgement& 
   buffers_before_pending_ = before;
 }
 
-void Rounds::run_alone(const StepContext& context, Policy policy) {
+void Rounds::run_alone(const StepContext& context, Round round) {
   check(pending_.has_value(), "a round carries a gradient");
   const AbortOnError abort_on_error(group_);
-  await(
-      worker_->post([this, context, policy = std::move(policy)] { communicate(context, policy); }),
-      context);
+  await(worker_->post([this, context, round = std::move(round)] { communicate(context, round); }),
+        context);
   params_.values().copy_(travelling_);
   pending_.reset();
 }
@@ -112,7 +121,7 @@ void Rounds::await(SerialWorker::Ticket job, const StepContext& context) {
   const trace::Span span(context.tracer, trace::Track::compute, "wait", {.step = context.step});
   const Clock::time_point begin = Clock::now();
   worker_->wait(job);
-  times_.exposed_seconds += seconds_since(begin);
+  times_.idle_seconds += seconds_since(begin);
 }
 
 void Rounds::settle(const StepContext& context) {
@@ -133,7 +142,11 @@ void Rounds::gather(const at::Tensor& shard) {
 
 void Rounds::reduce(const StepContext& context) {
   at::Tensor count = at::full({1}, pending_->micro_batches, at::kLong);
-  group_.all_reduce(count, {.tag = kCounts, .what = "counts", .step = context.step});
+  {
+    const trace::Span span(context.tracer, trace::Track::communication, "counts",
+                           {.step = context.step});
+    group_.all_reduce(count, {.tag = kCounts, .what = "counts", .step = context.step});
+  }
   const trace::Span span(
       context.tracer, trace::Track::communication, "reduce_scatter",
       {.step = context.step, .bytes = reduce_scatter_bytes(shards_, group_.rank(), options_.wire)});
@@ -144,31 +157,53 @@ void Rounds::reduce(const StepContext& context) {
   is_reduced_ = true;
 }
 
-optim::ExactSum Rounds::squared_norm(const at::Tensor& shard, int64_t step) {
+optim::ExactSum Rounds::squared_norm(const at::Tensor& shard, const StepContext& context) {
+  const trace::Span span(context.tracer, trace::Track::communication, "norm",
+                         {.step = context.step});
   at::Tensor words = optim::squared_norm(shard).to_words();
-  group_.all_reduce(words, {.tag = kNorm, .what = "gradient norm", .step = step});
+  group_.all_reduce(words, {.tag = kNorm, .what = "gradient norm", .step = context.step});
   return optim::ExactSum::from_words(words);
 }
 
-void Rounds::communicate(const StepContext& context, const Policy& policy) {
+void Rounds::communicate(const StepContext& context, const Round& round) {
   const Clock::time_point begin = Clock::now();
+  const trace::Span span(context.tracer, trace::Track::communication, round.name,
+                         {.step = context.step});
   if (!is_reduced_) reduce(context);
   at::Tensor shard;
   {
-    const trace::Span span(context.tracer, trace::Track::communication, "update",
-                           {.step = context.step});
-    shard = policy({.gradient = own(travelling_),
-                    .micro_batches = reduced_micro_batches_,
-                    .local = *pending_});
+    const trace::Span update(context.tracer, trace::Track::communication, "update",
+                             {.step = context.step});
+    shard = round.policy({.gradient = own(travelling_),
+                          .micro_batches = reduced_micro_batches_,
+                          .local = *pending_});
   }
-  const trace::Span span(
-      context.tracer, trace::Track::communication, "all_gather",
-      {.step = context.step,
-       .bytes = all_gather_bytes(shards_, group_.rank(), options_.parameter_wire)});
+  bring(shard, round.gathers_estimate, context);
+  times_.communication_seconds += seconds_since(begin);
+}
+
+// Leaves in travelling_ what goes live next.
+void Rounds::bring(const at::Tensor& shard, bool is_estimate, const StepContext& context) {
+  const trace::Span span(context.tracer, trace::Track::communication, "all_gather",
+                         {.step = context.step, .bytes = gather_bytes(is_estimate)});
+  if (is_estimate && sends_differences()) return bring_difference(shard, context);
   group_.all_gather(shard, travelling_, shards_,
                     {.tag = kParameters, .what = "parameters", .step = context.step},
                     options_.parameter_wire);
-  times_.communication_seconds += seconds_since(begin);
+}
+
+// To the live parameters, which the calling thread meanwhile only reads.
+void Rounds::bring_difference(const at::Tensor& shard, const StepContext& context) {
+  const comm::Shards encoded = codec_.encoded(shards_);
+  const at::Tensor mine =
+      encoded_.narrow(0, encoded.begin(group_.rank()), encoded.size(group_.rank()));
+  codec_.encode(shard, own(params_.values()), mine);
+  group_.all_gather(mine, encoded_, encoded,
+                    {.tag = kParameters, .what = "estimated parameters", .step = context.step});
+  codec_.decode(encoded_, params_.values(), travelling_);
+  if (options_.parameter_wire == comm::Wire::bf16) {
+    travelling_.copy_(travelling_.to(at::kBFloat16));
+  }
 }
 
 // ---- State ----

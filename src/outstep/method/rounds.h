@@ -6,6 +6,7 @@
 
 #include "outstep/base/threads.h"
 #include "outstep/method/committing.h"
+#include "outstep/method/difference.h"
 
 namespace outstep::method {
 
@@ -31,9 +32,12 @@ struct Reduced {
 // gradient sets out.
 //
 //   rounds.prime(engine, 1);                      // the first gradient; nothing to overlap with
-//   Contribution added = rounds.run(engine, context, {.at_least = 1}, [&](Reduced reduced) {
-//     return update_of_my_shard(reduced);         // on the communication thread
-//   });
+//   Contribution added = rounds.run(engine, context, {
+//       .name = "commit",
+//       .length = {.at_least = 1},
+//       .policy = [&](Reduced reduced) {            // on the communication thread
+//         return update_of_my_shard(reduced);
+//       }});
 //
 // What a shard makes of a gradient is the caller's policy: it gets the reduced gradient and returns
 // the own shard of the parameters to gather. Every replica issues the same collectives in the same
@@ -41,19 +45,29 @@ struct Reduced {
 //
 // Buffers: the live parameters and the gradient belong to the calling thread. `travelling` [size]
 // belongs to the communication thread during a round and to the calling thread between rounds; it
-// carries the gradient out and the parameters back. Errors of the communication thread come out at
-// the next micro-batch border.
+// carries the gradient out and the parameters back; estimates may come back through `encoded`
+// instead, which is the communication thread's alone. Errors of the communication thread come out
+// at the next micro-batch border.
 class Rounds {
  public:
   struct Options {
     std::string name;                     // of the method: names the thread
     comm::Wire wire = comm::Wire::exact;  // of gradients
     comm::Wire parameter_wire = comm::Wire::exact;
+    // Of rounds that gather an estimate: what it differs by from the live parameters.
+    DifferenceFormat estimate_format = DifferenceFormat::none;
     OnNonfinite on_nonfinite = OnNonfinite::fail;
   };
   // The own shard [shard] of the parameters to gather: of the caller's own, or reduced.gradient
   // written over. It may use the group.
   using Policy = std::function<at::Tensor(Reduced reduced)>;
+
+  struct Round {
+    const char* name = "";  // in traces; a literal
+    RoundLength length = {};
+    bool gathers_estimate = false;
+    Policy policy;
+  };
 
   Rounds(nn::FlatParams& params, comm::Group& group, Options options);
 
@@ -64,10 +78,9 @@ class Rounds {
   // next round. Nothing may be on its way.
   void prime(GradientEngine& engine, int64_t count);
   // One round. Returns what was added, which is what the next round carries.
-  Contribution run(GradientEngine& engine, const StepContext& context, const RoundLength& length,
-                   Policy policy);
+  Contribution run(GradientEngine& engine, const StepContext& context, Round round);
   // A round without computing; nothing is on its way after it.
-  void run_alone(const StepContext& context, Policy policy);
+  void run_alone(const StepContext& context, Round round);
 
   // This rank's part of the gradient that the next round carries.
   const std::optional<Contribution>& pending() const { return pending_; }
@@ -85,16 +98,18 @@ class Rounds {
   optim::Range own_range() const;
   at::Tensor own(const at::Tensor& vector) const;  // the own shard of a flat vector
   // Of a vector of which every replica holds a shard. Communicates: for policies.
-  optim::ExactSum squared_norm(const at::Tensor& shard, int64_t step);
+  optim::ExactSum squared_norm(const at::Tensor& shard, const StepContext& context);
 
-  int64_t communication_bytes() const { return static_cast<int64_t>(travelling_.nbytes()); }
-  Traffic traffic() const;  // of one round, a norm included
+  int64_t communication_bytes() const {
+    return static_cast<int64_t>(travelling_.nbytes() + encoded_.nbytes());
+  }
+  Traffic traffic(bool gathers_estimate = false) const;  // of one round, a norm included
 
   // Since the last call: seconds in which communication was under way, and those of them in which
   // the calling thread waited.
   struct Times {
     double communication_seconds = 0;
-    double exposed_seconds = 0;
+    double idle_seconds = 0;
   };
   Times take_times();
 
@@ -106,8 +121,12 @@ class Rounds {
  private:
   Contribution accumulate(GradientEngine& engine, const RoundLength& length,
                           SerialWorker::Ticket round);
-  void communicate(const StepContext& context, const Policy& policy);
+  void communicate(const StepContext& context, const Round& round);
   void reduce(const StepContext& context);
+  void bring(const at::Tensor& shard, bool is_estimate, const StepContext& context);
+  void bring_difference(const at::Tensor& shard, const StepContext& context);
+  int64_t gather_bytes(bool is_estimate) const;
+  bool sends_differences() const { return options_.estimate_format != DifferenceFormat::none; }
   void await(SerialWorker::Ticket job, const StepContext& context);
   void send_off(const Contribution& added);
 
@@ -115,7 +134,9 @@ class Rounds {
   comm::Group& group_;
   const Options options_;
   const comm::Shards shards_;
+  const DifferenceCodec codec_;               // of estimates, if they have a format
   at::Tensor travelling_;                     // [size]; see above
+  at::Tensor encoded_;                        // uint8; empty if estimates have no format
   std::optional<Contribution> pending_;       // calling thread
   BuffersBeforeStep buffers_before_pending_;  // calling thread
   bool is_reduced_ = false;                   // whoever has travelling_

@@ -31,7 +31,7 @@ struct StepReport {
   bool is_skipped = false;           // the gradient was not finite and the recipe said to drop it
   int64_t bytes_sent = 0;            // by this rank, for this update
   double communication_seconds = 0;  // time in which this rank's communication was under way
-  double exposed_seconds = 0;        // the part of it during which the compute thread waited
+  double idle_seconds = 0;           // the part of it during which the compute thread waited
 };
 
 // What one update costs on the wire, by formula: for `outstep plan`, and what tests hold bytes_sent
@@ -41,6 +41,7 @@ struct Traffic {
   int64_t overlapped_bytes = 0;  // the part that may travel while this rank computes
   // Behind which computing: all of it, or what is left of backward when a range is final.
   bool hides_behind_all_computing = false;
+  std::vector<int64_t> round_bytes = {};  // bytes_sent by round; empty: there is but one
 };
 
 // Drives the engine to one committed update on which all replicas agree. The sync drives because

@@ -90,6 +90,7 @@ class FormulaEngine : public GradientEngine {
       if (number == options_.throws_at && i == ranges.size() / 2) {
         throw std::runtime_error("the engine failed");
       }
+      if (needs_) needs_(ranges[p].begin, ranges[p].end);
       add_gradient(p, number);
       if (callback_) callback_(ranges[p].begin, ranges[p].end);
     }
@@ -98,10 +99,11 @@ class FormulaEngine : public GradientEngine {
   Contribution drain() override { return {}; }
   Evaluation evaluate(const data::Batch&) override { return {}; }
   void on_range_ready(RangeCallback callback) override { callback_ = std::move(callback); }
+  void on_range_needed(NeedCallback callback) override { needs_ = std::move(callback); }
   nn::FlatParams& params() override { return params_; }
 
   void seek(int64_t num_drawn) { num_drawn_ = num_drawn; }
-  bool announces() const { return callback_ != nullptr; }
+  bool announces() const { return callback_ != nullptr || needs_ != nullptr; }
   void save(io::StateWriter& writer) const override { writer.shared("num_drawn", num_drawn_); }
   void load(io::StateReader& reader) override { num_drawn_ = reader.shared_int("num_drawn"); }
 
@@ -126,6 +128,7 @@ class FormulaEngine : public GradientEngine {
   nn::FlatParams& params_;
   FormulaOptions options_;
   RangeCallback callback_;
+  NeedCallback needs_;
   int64_t num_drawn_ = 0;
 };
 

@@ -57,6 +57,10 @@ struct ForwardContext {
   uint64_t seed = 0;        // of the run
   int64_t micro_batch = 0;  // Batch::index; with seed and operation it keys dropout
 
+  // Called by Model::forward before each block, with its number: its parameters may still be on
+  // their way. Borrowed; null: they are all here.
+  const std::function<void(size_t block)>* before_block = nullptr;
+
   // Of tokens seen earlier, when text is made token by token; null otherwise. Borrowed.
   KeyValueCache* cache = nullptr;
 

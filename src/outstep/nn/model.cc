@@ -24,7 +24,10 @@ LossValue Model::plain_loss(const at::Tensor& logits, const at::Tensor& targets)
 
 at::Tensor Model::forward(const at::Tensor& input, ForwardContext& context) const {
   at::Tensor activation = input;
-  for (const auto& block : blocks) activation = block->forward(activation, context);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (context.before_block) (*context.before_block)(i);
+    activation = blocks[i]->forward(activation, context);
+  }
   return activation;
 }
 

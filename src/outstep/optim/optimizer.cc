@@ -21,9 +21,17 @@ int64_t State::num_bytes() const {
 }
 
 void State::save(io::StateWriter& writer, int64_t total) const {
-  writer.shared("optimizer.step", step);
-  for (size_t i = 0; i < vectors.size(); ++i) {
-    writer.slice("optimizer." + names[i], vectors[i], range.begin, total);
+  const State* self = this;
+  save_parts({&self, 1}, writer, total);
+}
+
+void State::save_parts(std::span<const State* const> parts, io::StateWriter& writer,
+                       int64_t total) {
+  writer.shared("optimizer.step", parts.front()->step);
+  for (const State* part : parts) {
+    for (size_t i = 0; i < part->vectors.size(); ++i) {
+      writer.slice("optimizer." + part->names[i], part->vectors[i], part->range.begin, total);
+    }
   }
 }
 

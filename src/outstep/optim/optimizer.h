@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,9 @@ struct State {
   // Entries: the step is shared ("optimizer.step"), each vector a slice ("optimizer.NAME") of a
   // flat vector of total elements, so that any other cut of it can be read back.
   void save(io::StateWriter& writer, int64_t total) const;
+  // Of a rank that owns several ranges, all at the same step; each part is loaded by itself.
+  static void save_parts(std::span<const State* const> parts, io::StateWriter& writer,
+                         int64_t total);
   void load(io::StateReader& reader, int64_t total);
 };
 

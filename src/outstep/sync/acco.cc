@@ -3,6 +3,16 @@
 #include "outstep/base/errors.h"
 
 namespace outstep::sync {
+namespace {
+
+method::DifferenceFormat read_format(io::Section& section) {
+  const std::string dtype =
+      section.text("estimate_dtype", "fp32", {.choices = {"fp32", "bf16", "int8"}});
+  if (dtype == "fp32") return method::DifferenceFormat::none;
+  return dtype == "bf16" ? method::DifferenceFormat::bf16 : method::DifferenceFormat::int8;
+}
+
+}  // namespace
 
 AccoOptions AccoOptions::read(io::Section& section, int64_t accumulation) {
   AccoOptions options{.overlapped = OverlappedOptions::read(section)};
@@ -24,12 +34,26 @@ AccoOptions AccoOptions::read(io::Section& section, int64_t accumulation) {
         section.origin("estimate_micro_batches"));
   }
   options.estimate_scale = section.number("estimate_scale", 1, {.min = 0, .max = 4});
+  options.estimate_format = read_format(section);
   options.synchronous_steps = section.integer("synchronous_steps", 0, {.min = 0});
   return options;
 }
 
+// The estimate half leaves something to the other.
+int64_t AccoOptions::num_estimated(int64_t accumulation) const {
+  return std::min(estimate_micro_batches, std::max<int64_t>(accumulation - 1, 1));
+}
+
+method::RoundLength AccoOptions::first_half(int64_t accumulation, int64_t step) const {
+  return overlapped.length(num_estimated(accumulation), step, 0);
+}
+
+method::RoundLength AccoOptions::second_half(int64_t accumulation, int64_t step) const {
+  return overlapped.length(accumulation - num_estimated(accumulation), step, 1);
+}
+
 Acco::Acco(Parts parts, AccoOptions options)
-    : Overlapped(parts, "acco", options.overlapped),
+    : Overlapped(parts, "acco", options.overlapped, options.estimate_format),
       acco_(options),
       gradient_(at::empty_like(shard_.values())) {}
 
@@ -42,8 +66,10 @@ int64_t Acco::communication_bytes() const {
 
 method::Traffic Acco::planned_traffic() const {
   method::Traffic traffic = rounds_.traffic();
-  traffic.bytes_sent *= 2;
-  traffic.overlapped_bytes *= 2;
+  const method::Traffic estimate = rounds_.traffic(true);
+  traffic.round_bytes = {estimate.bytes_sent, traffic.bytes_sent};
+  traffic.bytes_sent += estimate.bytes_sent;
+  traffic.overlapped_bytes += estimate.overlapped_bytes;
   return traffic;
 }
 
@@ -64,31 +90,44 @@ void Acco::wait_for_commit(method::GradientEngine& engine, const method::StepCon
   const method::BuffersBeforeStep buffers = rounds_.buffers_before_pending();
   report.local = *rounds_.pending();
   report.round_micro_batches = {report.local.micro_batches};
-  rounds_.run_alone(context,
-                    [this, context](const method::Reduced& all) { return commit(all, context); });
+  rounds_.run_alone(context, commit_round({}, context));
   rounds_.put_back_buffers(buffers, judgement_);
 }
 
 void Acco::overlap(method::GradientEngine& engine, const method::StepContext& context,
                    method::StepReport& report) {
-  const int64_t num_first =
-      std::min(acco_.estimate_micro_batches, std::max<int64_t>(context.accumulation - 1, 1));
-  const auto first_half = options_.length(num_first);
-  const auto second_half = options_.length(context.accumulation - num_first);
+  const auto second_half = acco_.second_half(context.accumulation, context.step);
+  const auto next_first_half = acco_.first_half(context.accumulation, context.step + 1);
   const bool is_start = !rounds_.pending();
-  if (is_start) rounds_.prime(engine, first_half.at_least);
+  if (is_start) {
+    rounds_.prime(engine, acco_.first_half(context.accumulation, context.step).at_least);
+  }
   const method::BuffersBeforeStep buffers = rounds_.buffers_before_pending();
   method::Contribution first = *rounds_.pending();
   const method::Contribution second =
-      rounds_.run(engine, context, second_half,
-                  [this, context](const method::Reduced& half) { return estimate(half, context); });
-  rounds_.run(engine, context, first_half,
-              [this, context](const method::Reduced& half) { return commit(half, context); });
+      rounds_.run(engine, context, estimate_round(second_half, context));
+  rounds_.run(engine, context, commit_round(next_first_half, context));
   rounds_.put_back_buffers(buffers, judgement_);
   if (!is_start) count_as_stale(first);
   report.round_micro_batches = {first.micro_batches, second.micro_batches};
   report.local = first;
   report.local += second;
+}
+
+method::Rounds::Round Acco::estimate_round(const method::RoundLength& length,
+                                           const method::StepContext& context) {
+  return {
+      .name = "estimate",
+      .length = length,
+      .gathers_estimate = true,
+      .policy = [this, context](const method::Reduced& half) { return estimate(half, context); }};
+}
+
+method::Rounds::Round Acco::commit_round(const method::RoundLength& length,
+                                         const method::StepContext& context) {
+  return {.name = "commit",
+          .length = length,
+          .policy = [this, context](const method::Reduced& half) { return commit(half, context); }};
 }
 
 at::Tensor Acco::estimate(const method::Reduced& half, const method::StepContext& context) {

@@ -11,12 +11,22 @@ struct AccoOptions {
   // Times the learning rate of the tentative step. At 0 the estimate half is computed at parameters
   // that are a commit old.
   double estimate_scale = 1;
+  // How θ̃ travels: as it is, or as its difference to θ in few bits. Commits stay exact.
+  method::DifferenceFormat estimate_format = method::DifferenceFormat::none;
   // Steps at first that wait for their communication, as zero1's (n_warmup_steps of the paper).
   int64_t synchronous_steps = 0;
 
-  // OverlappedOptions' keys, estimate_micro_batches, estimate_scale and synchronous_steps of
-  // [sync]. accumulation: train.accumulation. Throws ConfigError where it leaves a half empty.
+  // OverlappedOptions' keys, estimate_micro_batches, estimate_scale, estimate_dtype and
+  // synchronous_steps of [sync]. accumulation: train.accumulation. Throws ConfigError where it
+  // leaves a half empty.
   static AccoOptions read(io::Section& section, int64_t accumulation);
+
+  // Micro-batches of a rank in a step's estimate half and in its other half.
+  method::RoundLength first_half(int64_t accumulation, int64_t step = 0) const;
+  method::RoundLength second_half(int64_t accumulation, int64_t step = 0) const;
+
+ private:
+  int64_t num_estimated(int64_t accumulation) const;
 };
 
 // ACCO, "accumulate while you communicate" (Nabli et al., arXiv 2406.02613): ZeRO-1 whose
@@ -48,6 +58,10 @@ class Acco : public Overlapped {
                        method::StepReport& report);
   void overlap(method::GradientEngine& engine, const method::StepContext& context,
                method::StepReport& report);
+  method::Rounds::Round estimate_round(const method::RoundLength& length,
+                                       const method::StepContext& context);
+  method::Rounds::Round commit_round(const method::RoundLength& length,
+                                     const method::StepContext& context);
   // On the communication thread.
   at::Tensor estimate(const method::Reduced& half, const method::StepContext& context);
   at::Tensor commit(const method::Reduced& half, const method::StepContext& context);

@@ -25,10 +25,25 @@ struct Method {
 void PrintTo(const Method& method, std::ostream* out) {
   *out << method.name << " on " << method.num_ranks;
 }
-const Method kMethods[] = {{"none", 1},  {"ddp", 1},   {"ddp", 2},   {"ddp", 5},
-                           {"zero1", 1}, {"zero1", 2}, {"zero1", 5}, {"acco", 1},
-                           {"acco", 2},  {"acco", 5},  {"dpu", 1},   {"dpu", 2},
-                           {"dpu", 5},   {"wp", 1},    {"wp", 2},    {"wp", 5}};
+const Method kMethods[] = {{"none", 1},
+                           {"ddp", 1},
+                           {"ddp", 2},
+                           {"ddp", 5},
+                           {"zero1", 1},
+                           {"zero1", 2},
+                           {"zero1", 5},
+                           {"zero1_overlap", 1},
+                           {"zero1_overlap", 2},
+                           {"zero1_overlap", 5},
+                           {"acco", 1},
+                           {"acco", 2},
+                           {"acco", 5},
+                           {"dpu", 1},
+                           {"dpu", 2},
+                           {"dpu", 5},
+                           {"wp", 1},
+                           {"wp", 2},
+                           {"wp", 5}};
 
 class SynchronizerContract : public ::testing::TestWithParam<std::tuple<Method, std::string>> {
  protected:
@@ -129,7 +144,7 @@ TEST_P(SynchronizerContract, ReportsWhatItDid) {
     EXPECT_DOUBLE_EQ(report.lr, 0.01 * 2 / 3);
     EXPECT_FALSE(report.is_skipped);
     EXPECT_GE(report.communication_seconds, 0);
-    EXPECT_GE(report.exposed_seconds, 0);
+    EXPECT_GE(report.idle_seconds, 0);
   });
 }
 
@@ -140,6 +155,7 @@ TEST_P(SynchronizerContract, SendsWhatTheFormulaSays) {
     with_replicas(with_wire, [&](comm::Group& group, Replica& replica) {
       const int64_t before = group.bytes_sent();
       const auto report = replica.step();
+      if (name() == "zero1_overlap") replica.pause();  // parameters are still on their way
       const auto traffic = replica.sync().planned_traffic();
       EXPECT_EQ(report.bytes_sent, traffic.bytes_sent);
       EXPECT_EQ(group.bytes_sent() - before, traffic.bytes_sent);

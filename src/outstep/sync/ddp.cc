@@ -1,7 +1,5 @@
 #include "outstep/sync/ddp.h"
 
-#include <algorithm>
-
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
 #include "outstep/method/traffic.h"
@@ -18,15 +16,9 @@ int64_t bucket_traffic(const optim::Range& bucket, const comm::Group& group, com
 }  // namespace
 
 DdpOptions DdpOptions::read(io::Section& section) {
-  const method::BucketOptions defaults;
-  DdpOptions options;
-  options.buckets.bucket_bytes = section.integer("bucket_bytes", defaults.bucket_bytes, {.min = 1});
-  options.buckets.first_bucket_bytes = section.integer(
-      "first_bucket_bytes", std::min(defaults.first_bucket_bytes, options.buckets.bucket_bytes),
-      {.min = 1, .max = options.buckets.bucket_bytes});
-  options.wire = method::read_wire(section);
-  options.on_nonfinite = method::read_on_nonfinite(section);
-  return options;
+  return {.buckets = method::BucketOptions::read(section),
+          .wire = method::read_wire(section),
+          .on_nonfinite = method::read_on_nonfinite(section)};
 }
 
 Ddp::Ddp(Parts parts, DdpOptions options)
@@ -105,7 +97,7 @@ method::StepReport Ddp::step(method::GradientEngine& engine, const method::StepC
     const trace::Span span(context.tracer, trace::Track::compute, "wait", {.step = context.step});
     const Clock::time_point begin = Clock::now();
     worker_->wait_all();
-    report.exposed_seconds = seconds_since(begin);
+    report.idle_seconds = seconds_since(begin);
     report.communication_seconds = communication_seconds_;
   } else {
     report.local = method::accumulate_exactly(engine, context.accumulation);

@@ -22,15 +22,19 @@ const at::Tensor* Delayed::prediction() const {
 
 void Delayed::run_rounds(method::GradientEngine& engine, const method::StepContext& context,
                          method::StepReport& report) {
-  const auto length = options_.length(context.accumulation);
   const bool is_start = !rounds_.pending();
-  if (is_start) rounds_.prime(engine, length.at_least);
+  if (is_start) {
+    rounds_.prime(engine, options_.length(context.accumulation, context.step).at_least);
+  }
   const method::BuffersBeforeStep buffers = rounds_.buffers_before_pending();
   report.local = *rounds_.pending();
   if (!is_start) count_as_stale(report.local);
   report.round_micro_batches = {report.local.micro_batches};
-  rounds_.run(engine, context, length,
-              [this, context](const method::Reduced& all) { return commit(all, context); });
+  rounds_.run(
+      engine, context,
+      {.name = "commit",
+       .length = options_.length(context.accumulation, context.step + 1),
+       .policy = [this, context](const method::Reduced& all) { return commit(all, context); }});
   rounds_.put_back_buffers(buffers, judgement_);
 }
 

@@ -31,11 +31,11 @@ class LockstepLimits
   int num_ranks() const { return std::get<0>(GetParam()); }
 };
 
-TEST_P(LockstepLimits, DdpAndZero1EqualOneRankBitForBit) {
+TEST_P(LockstepLimits, DdpAndBothFormsOfZero1EqualOneRankBitForBit) {
   Replica::Options alone = options();
   alone.accumulation = num_ranks();
   const Outcome expected = train(1, alone, 5);
-  for (const char* name : {"ddp", "zero1"}) {
+  for (const char* name : {"ddp", "zero1", "zero1_overlap"}) {
     SCOPED_TRACE(name);
     Replica::Options shared = options();
     shared.sync.name = name;
@@ -69,10 +69,12 @@ TEST(Lockstep, SeveralMicroBatchesEqualOneRankToRounding) {
 
 // Buckets are reduced in the order of the plan, even if backward finishes them in another.
 TEST(Lockstep, TheOrderOfBackwardDoesNotMatter) {
-  Replica::Options options{.sync = {.name = "ddp"}, .sizes = kShapes[2]};
-  const Outcome expected = train(2, options, 3);
-  options.formula.announces_forwards = true;
-  expect_same_bits(train(2, options, 3), expected, "adamw");
+  for (const char* name : {"ddp", "zero1_overlap"}) {
+    Replica::Options options{.sync = {.name = name}, .sizes = kShapes[2]};
+    const Outcome expected = train(2, options, 3);
+    options.formula.announces_forwards = true;
+    expect_same_bits(train(2, options, 3), expected, "adamw");
+  }
 }
 
 TEST(Lockstep, TwoRunsHaveTheSameBits) {
@@ -82,7 +84,7 @@ TEST(Lockstep, TwoRunsHaveTheSameBits) {
 
 // bfloat16 on the wire: ranks agree on every bit (train checks it), and the error is bfloat16's.
 TEST(Lockstep, Bf16OnTheWireIsNearFloat32) {
-  for (const char* name : {"ddp", "zero1"}) {
+  for (const char* name : {"ddp", "zero1", "zero1_overlap"}) {
     Replica::Options options{.sync = {.name = name}, .optimizer = "sgd", .sizes = kShapes[2]};
     const Outcome exact = train(2, options, 3);
     options.sync.wire = comm::Wire::bf16;

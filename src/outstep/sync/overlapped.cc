@@ -1,5 +1,7 @@
 #include "outstep/sync/overlapped.h"
 
+#include <fmt/format.h>
+
 #include "outstep/base/errors.h"
 #include "outstep/method/traffic.h"
 
@@ -16,6 +18,7 @@ OverlappedOptions OverlappedOptions::read(io::Section& section) {
                      ? comm::Wire::bf16
                      : comm::Wire::exact;
   options.on_nonfinite = method::read_on_nonfinite(section);
+  options.replay = section.text("replay", "");
   if (options.k_max > 0 && options.k_max < options.k_min) {
     throw ConfigError("{}: sync.k_max is {}, below sync.k_min = {}; 0 is no bound",
                       section.origin("k_max"), options.k_max, options.k_min);
@@ -27,11 +30,33 @@ OverlappedOptions OverlappedOptions::read(io::Section& section) {
         "train.accumulation that says how many micro-batches a step has",
         section.origin(bound), bound);
   }
+  if (options.has_fixed_counts && !options.replay.empty()) {
+    throw ConfigError(
+        "{}: sync.replay repeats a run with dynamic counts; with sync.counts = \"fixed\" every run "
+        "of a recipe is the same",
+        section.origin("replay"));
+  }
   return options;
 }
 
-method::RoundLength OverlappedOptions::length(int64_t count) const {
+void OverlappedOptions::read_record(int rank, int num_ranks) {
+  if (replay.empty()) return;
+  const std::filesystem::path folder = std::filesystem::path(replay).parent_path();
+  const auto metrics = [&](int of_rank) { return folder / fmt::format("rank-{}.jsonl", of_rank); };
+  if (std::filesystem::exists(metrics(num_ranks))) {
+    throw DataError("{} is there: the run that sync.replay names had more than {} ranks",
+                    metrics(num_ranks).string(), num_ranks);
+  }
+  recorded = RecordedCounts::read(metrics(rank));
+}
+
+method::RoundLength OverlappedOptions::length(int64_t count, int64_t step, size_t round) const {
   if (has_fixed_counts) return {.at_least = count, .is_fixed = true};
+  if (!recorded.is_empty()) {
+    // What the last step computes ahead is never committed.
+    const bool is_beyond = step == recorded.num_steps() && round == 0;
+    return {.at_least = is_beyond ? k_min : recorded.at(step, round), .is_fixed = true};
+  }
   return {.at_least = k_min, .at_most = k_max};
 }
 
@@ -92,7 +117,8 @@ void Shard::load(io::StateReader& reader, int64_t total) {
   is_known_ = false;
 }
 
-Overlapped::Overlapped(const Parts& parts, std::string name, const OverlappedOptions& options)
+Overlapped::Overlapped(const Parts& parts, std::string name, const OverlappedOptions& options,
+                       method::DifferenceFormat estimate_format)
     : parts_(parts),
       options_(options),
       shard_(parts, name),
@@ -102,6 +128,7 @@ Overlapped::Overlapped(const Parts& parts, std::string name, const OverlappedOpt
               {.name = name_,
                .wire = options.wire,
                .parameter_wire = options.live,
+               .estimate_format = estimate_format,
                .on_nonfinite = options.on_nonfinite}) {}
 
 method::StepReport Overlapped::step(method::GradientEngine& engine,
@@ -116,7 +143,7 @@ method::StepReport Overlapped::step(method::GradientEngine& engine,
   report.is_skipped = judgement_.is_skipped;
   const auto times = rounds_.take_times();
   report.communication_seconds = times.communication_seconds;
-  report.exposed_seconds = times.exposed_seconds;
+  report.idle_seconds = times.idle_seconds;
   const int64_t bytes_sent = parts_.group.bytes_sent();
   report.bytes_sent = bytes_sent - std::exchange(bytes_told_, bytes_sent);
   return report;
@@ -125,7 +152,7 @@ method::StepReport Overlapped::step(method::GradientEngine& engine,
 method::Judgement Overlapped::judge(const at::Tensor& gradient, int64_t count,
                                     const method::StepContext& context,
                                     const method::Contribution& local) {
-  return method::judge(rounds_.squared_norm(gradient, context.step), count, context,
+  return method::judge(rounds_.squared_norm(gradient, context), count, context,
                        options_.on_nonfinite, local);
 }
 

@@ -6,6 +6,7 @@
 #include "outstep/method/committing.h"
 #include "outstep/method/rounds.h"
 #include "outstep/sync/parts.h"
+#include "outstep/sync/recorded_counts.h"
 
 // What the methods that compute while they communicate share beside method::Rounds: acco and
 // delayed (dpu, wp).
@@ -22,13 +23,20 @@ struct OverlappedOptions {
   // Of parameters: "bf16" computes at rounded ones, the shards stay in float32.
   comm::Wire live = comm::Wire::exact;
   method::OnNonfinite on_nonfinite = method::OnNonfinite::fail;
+  // The metrics of a run with dynamic counts, whose counts are repeated; empty: none. recorded is
+  // what this rank did in it.
+  std::string replay = "";
+  RecordedCounts recorded = {};
 
-  // counts, k_min, k_max, wire, live and on_nonfinite of [sync]. Throws ConfigError for k_max below
-  // k_min, and for bounds beside fixed counts.
+  // counts, k_min, k_max, wire, live, on_nonfinite and replay of [sync]. Throws ConfigError for
+  // k_max below k_min, and for bounds or a replay beside fixed counts. Does not read the record.
   static OverlappedOptions read(io::Section& section);
+  // Reads what rank `rank` did in the run to be replayed, if any. Throws DataError.
+  void read_record(int rank, int num_ranks);
 
-  // count: a round's micro-batches where they are fixed.
-  method::RoundLength length(int64_t count) const;
+  // Of the round in which the gradient of that round of that step is added. count: its
+  // micro-batches where they are fixed.
+  method::RoundLength length(int64_t count, int64_t step = 0, size_t round = 0) const;
 };
 
 // The own shard: committed parameters in full precision and the optimizer's state. One thread at a
@@ -80,7 +88,9 @@ class Overlapped : public method::Synchronizer {
   void load(io::StateReader& reader) final;
 
  protected:
-  Overlapped(const Parts& parts, std::string name, const OverlappedOptions& options);
+  // estimate_format: of the rounds that gather an estimate.
+  Overlapped(const Parts& parts, std::string name, const OverlappedOptions& options,
+             method::DifferenceFormat estimate_format = method::DifferenceFormat::none);
 
   // The rounds of one commit. Fills in the report's contribution, counts and share.
   virtual void run_rounds(method::GradientEngine& engine, const method::StepContext& context,

@@ -57,9 +57,12 @@ inline std::unique_ptr<method::Synchronizer> make_sync(const SyncChoice& choice,
                           .wire = choice.wire,
                           .on_nonfinite = choice.on_nonfinite});
   }
-  if (choice.name == "zero1") {
+  if (choice.name == "zero1" || choice.name == "zero1_overlap") {
     return std::make_unique<Zero1>(
-        parts, Zero1Options{.wire = choice.wire, .on_nonfinite = choice.on_nonfinite});
+        parts, Zero1Options{.wire = choice.wire,
+                            .on_nonfinite = choice.on_nonfinite,
+                            .overlap = choice.name != "zero1",
+                            .buckets = {.bucket_bytes = 4096, .first_bucket_bytes = 64}});
   }
   OverlappedOptions overlapped = choice.overlapped;
   overlapped.wire = choice.wire;

@@ -95,16 +95,18 @@ TEST_P(ResumeTest, SaveLoadContinueEqualsNotStoppingBitForBit) {
 
 INSTANTIATE_TEST_SUITE_P(
     Methods, ResumeTest,
-    ::testing::Values(Case{"none", false, {}},
-                      Case{"none_accumulating", false, {"train.accumulation=3"}},
-                      Case{"none_without_prefetch", false, {"data.prefetch=0"}},
-                      Case{"ddp", false, {"mesh.replicas=2", "sync.name=ddp"}},
-                      Case{"zero1", false, {"mesh.replicas=2", "sync.name=zero1"}},
-                      Case{"zero1_on_three", false, {"mesh.replicas=3", "sync.name=zero1"}},
-                      Case{"images_none", true, {}},
-                      Case{"images_bf16", true, {"engine.precision=bf16"}},
-                      Case{"images_ddp", true, {"mesh.replicas=2", "sync.name=ddp"}},
-                      Case{"images_zero1", true, {"mesh.replicas=2", "sync.name=zero1"}}),
+    ::testing::Values(
+        Case{"none", false, {}}, Case{"none_accumulating", false, {"train.accumulation=3"}},
+        Case{"none_without_prefetch", false, {"data.prefetch=0"}},
+        Case{"ddp", false, {"mesh.replicas=2", "sync.name=ddp"}},
+        Case{"zero1", false, {"mesh.replicas=2", "sync.name=zero1"}},
+        Case{"zero1_overlap",
+             false,
+             {"mesh.replicas=2", "sync.name=zero1", "sync.overlap=true", "sync.bucket_bytes=4096"}},
+        Case{"zero1_on_three", false, {"mesh.replicas=3", "sync.name=zero1"}},
+        Case{"images_none", true, {}}, Case{"images_bf16", true, {"engine.precision=bf16"}},
+        Case{"images_ddp", true, {"mesh.replicas=2", "sync.name=ddp"}},
+        Case{"images_zero1", true, {"mesh.replicas=2", "sync.name=zero1"}}),
     [](const auto& info) { return info.param.name; });
 
 // The global batch stays the same: 4 micro-batches a step, on 2 then 4 then 1 replicas.

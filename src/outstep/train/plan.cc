@@ -1,89 +1,106 @@
 #include "outstep/train/plan.h"
 
 #include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/clock.h"
 #include "outstep/base/memory.h"
+#include "outstep/method/committing.h"
 #include "outstep/train/phantom.h"
 
 namespace outstep::train {
 namespace {
 
-constexpr double kLongSeconds = 10;  // a step that takes longer is not repeated for a better timing
+constexpr double kLongSeconds = 10;  // what takes longer is not repeated for a better timing
 
-// Two where there are two: a step of several rounds needs one for each.
-int64_t timed_micro_batches(const Recipe& recipe) {
-  return std::min<int64_t>(recipe.train.accumulation, 2);
-}
-
-// What things take on this machine.
-struct Timing {
-  double step_seconds = 0;         // a step, without waiting for a link
-  int64_t num_micro_batches = 1;   // in it
-  double micro_batch_seconds = 0;  // forward and backward alone
-  double ready_seconds = 0;        // from the first final gradient to the end of backward
-};
-
-void time_step(Assembly& assembly, const Recipe& recipe, Timing& timing) {
-  const auto begin = Clock::now();
-  const auto report =
-      assembly.sync->step(*assembly.engine, {.step = 0,
-                                             .lr = assembly.schedule.at(0),
-                                             .accumulation = timed_micro_batches(recipe),
-                                             .clip_norm = recipe.train.clip_norm,
-                                             .tracer = nullptr});
-  timing.step_seconds = seconds_since(begin);
-  timing.num_micro_batches = report.local.micro_batches;
-}
-
-void time_micro_batch(Assembly& assembly, Timing& timing) {
-  std::optional<Clock::time_point> first_ready;
-  assembly.engine->on_range_ready([&](int64_t, int64_t) {
-    if (!first_ready) first_ready = Clock::now();
-  });
-  const auto begin = Clock::now();
-  assembly.engine->accumulate();
-  const auto end = Clock::now();
-  assembly.engine->on_range_ready(nullptr);
-  timing.micro_batch_seconds = seconds_between(begin, end);
-  if (first_ready) timing.ready_seconds = seconds_between(*first_ready, end);
-}
-
-// The first step also makes what kernels make once; the second is an ordinary one.
-Timing measure(Assembly& assembly, const Recipe& recipe) {
-  Timing timing;
-  time_step(assembly, recipe, timing);
-  if (timing.step_seconds < kLongSeconds) time_step(assembly, recipe, timing);
-  time_micro_batch(assembly, timing);
-  if (assembly.data.validation) {
-    const int64_t wanted = recipe.evaluation.batch;
-    const int64_t size = wanted > 0 ? wanted : assembly.stream->options().micro_batch;
-    assembly.engine->evaluate(data::Sweep(assembly.data.validation, size).batch(0));
+// Calls it once, and if that was short once more, when kernels have made what they make once.
+// Seconds of the last call.
+double seconds_of(const std::function<void()>& work) {
+  double seconds = 0;
+  for (int i = 0; i < 2; ++i) {
+    const auto begin = Clock::now();
+    work();
+    seconds = seconds_since(begin);
+    if (seconds > kLongSeconds) break;
   }
-  return timing;
+  return seconds;
 }
 
-// What cannot overlap comes on top; what can is hidden as far as there is computing left to hide
-// it.
-double exposed_seconds(const Plan& plan, double bits_per_second, double computing_seconds) {
-  const auto seconds = [&](int64_t bytes) {
-    return static_cast<double>(bytes) * 8 / bits_per_second;
-  };
-  const double hidden = std::min(seconds(plan.overlapped_bytes), computing_seconds);
-  return seconds(plan.bytes_sent_per_step) - hidden;
+// Two micro-batches where there are two: a step of several rounds needs one for each.
+method::StepContext first_step(const Assembly& assembly, const Recipe& recipe) {
+  return {.step = 0,
+          .lr = assembly.schedule.at(0),
+          .accumulation = std::min<int64_t>(recipe.train.accumulation, 2),
+          .clip_norm = recipe.train.clip_norm,
+          .tracer = nullptr};
+}
+
+void time_micro_batch(method::GradientEngine& engine, MachinePace& pace) {
+  std::optional<Clock::time_point> first_ready;
+  const method::RangeAnnouncements announcements(engine);
+  pace.replica.micro_batch_seconds = seconds_of([&] {
+    first_ready.reset();
+    engine.on_range_ready([&](int64_t, int64_t) {
+      if (!first_ready) first_ready = Clock::now();
+    });
+    pace.units_per_micro_batch = engine.accumulate().units;
+    pace.replica.ready_seconds = first_ready ? seconds_since(*first_ready) : 0;
+  });
+  // Backward takes about twice as long as forward, and begins before the first final gradient.
+  const double seconds = pace.replica.micro_batch_seconds;
+  pace.replica.forward_seconds = std::min(seconds / 3, seconds - pace.replica.ready_seconds);
+}
+
+// Of the shard of a replica, at a learning rate of 0.
+void time_update(Assembly& assembly, MachinePace& pace) {
+  const optim::Optimizer& optimizer = *assembly.optimizer;
+  const nn::FlatParams& params = *assembly.params;
+  const optim::Range range{0, optimizer.cuts_anywhere()
+                                  ? method::shards_of(params, *assembly.replica_group).size(0)
+                                  : params.size()};
+  optim::State state = optimizer.make_state(range, params.values().device());
+  const at::Tensor gradient = params.gradients().narrow(0, range.begin, range.size());
+  const at::Tensor values = params.values().narrow(0, range.begin, range.size());
+  const double seconds = seconds_of([&] {
+    optim::squared_norm(gradient);
+    optimizer.update({.gradient = gradient,
+                      .params_in = values,
+                      .params_out = values,
+                      .state_in = &state,
+                      .state_out = &state});
+  });
+  pace.update_seconds_per_element = seconds / static_cast<double>(range.size());
+}
+
+// Also runs all that memory is needed for: steps, a pause, an evaluation.
+void run(Assembly& assembly, const Recipe& recipe, MachinePace& pace) {
+  const method::StepContext context = first_step(assembly, recipe);
+  seconds_of([&] { assembly.sync->step(*assembly.engine, context); });
+  assembly.sync->pause(context);
+  time_micro_batch(*assembly.engine, pace);
+  if (!assembly.data.validation) return;
+  const int64_t wanted = recipe.evaluation.batch;
+  const int64_t size = wanted > 0 ? wanted : assembly.stream->options().micro_batch;
+  assembly.engine->evaluate(data::Sweep(assembly.data.validation, size).batch(0));
 }
 
 void count(Plan& plan, const Assembly& assembly) {
   plan.model = assembly.model->family();
+  plan.unit = assembly.data.unit;
   plan.num_parameters = assembly.params->num_parameters();
   plan.parameter_bytes = static_cast<int64_t>(assembly.params->values().nbytes());
   plan.gradient_bytes = static_cast<int64_t>(assembly.params->gradients().nbytes());
   plan.optimizer_bytes = assembly.sync->optimizer_bytes();
   plan.communication_bytes = assembly.sync->communication_bytes();
-  const method::Traffic traffic = assembly.sync->planned_traffic();
-  plan.bytes_sent_per_step = traffic.bytes_sent;
-  plan.overlapped_bytes = traffic.overlapped_bytes;
+}
+
+void take(Plan& plan, const Forecast& own) {
+  plan.bytes_sent_per_step = own.bytes_sent_per_step;
+  plan.overlapped_bytes = own.overlapped_bytes;
+  plan.micro_batches_per_step = own.micro_batches_per_step();
+  plan.compute_seconds = own.compute_seconds;
+  plan.step_seconds = own.step_seconds();
 }
 
 }  // namespace
@@ -100,25 +117,22 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   Plan plan;
   plan.missing_data = build(recipe, places, *assembly, nullptr, MissingData::stand_in);
   count(plan, *assembly);
-  Timing timing;
+  ForecastOptions forecasting{.link_bits_per_second = options.link_bits_per_second};
   if (options.measure) {
-    timing = measure(*assembly, recipe);
+    run(*assembly, recipe, forecasting.pace);
     plan.activation_bytes = memory::peak_bytes() - bytes_before - plan.total_bytes();
-    // Dynamic counts may make a step of more micro-batches than the recipe's.
-    const int64_t num_further =
-        std::max<int64_t>(recipe.train.accumulation - timing.num_micro_batches, 0);
-    plan.compute_seconds =
-        timing.step_seconds + static_cast<double>(num_further) * timing.micro_batch_seconds;
-    plan.step_seconds = plan.compute_seconds;
+    time_update(*assembly, forecasting.pace);
   }
-  if (options.link_bits_per_second) {
-    const double rate = *options.link_bits_per_second;
-    plan.link_bits_per_second = rate;
-    plan.communication_seconds = static_cast<double>(plan.bytes_sent_per_step) * 8 / rate;
-    const bool hides_behind_all = assembly->sync->planned_traffic().hides_behind_all_computing;
-    plan.step_seconds +=
-        exposed_seconds(plan, rate, hides_behind_all ? plan.compute_seconds : timing.ready_seconds);
-  }
+  const Forecast own = forecast(recipe, *assembly, *assembly->sync, forecasting);
+  take(plan, own);
+  if (!options.link_bits_per_second) return plan;
+  plan.link_bits_per_second = options.link_bits_per_second;
+  plan.communication_seconds =
+      static_cast<double>(plan.bytes_sent_per_step) * 8 / *options.link_bits_per_second;
+  if (!options.measure || recipe.mesh.replicas == 1) return plan;
+  assembly->sync.reset();
+  plan.comparison = compare(recipe, *assembly, own, forecasting);
+  plan.advice = advise(plan.comparison, recipe.train.accumulation);
   return plan;
 }
 
@@ -134,12 +148,19 @@ nlohmann::ordered_json Plan::to_json() const {
   json["total_bytes"] = total_bytes();
   json["bytes_sent_per_step"] = bytes_sent_per_step;
   json["overlapped_bytes"] = overlapped_bytes;
+  json["micro_batches_per_step"] = micro_batches_per_step;
   json["compute_seconds"] = compute_seconds;
   if (link_bits_per_second) {
     json["link_bits_per_second"] = *link_bits_per_second;
     json["communication_seconds"] = communication_seconds;
   }
   json["step_seconds"] = step_seconds;
+  if (!comparison.empty()) {
+    for (const Forecast& forecast : comparison) {
+      json["comparison"].push_back(forecast.to_json(unit));
+    }
+    json["advice"] = advice;
+  }
   json["is_data_here"] = missing_data.empty();
   if (!missing_data.empty()) json["missing_data"] = missing_data;
   return json;

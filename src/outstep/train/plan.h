@@ -5,12 +5,13 @@
 #include <optional>
 #include <string>
 
-#include "outstep/train/assembly.h"
+#include "outstep/train/forecast.h"
 
 namespace outstep::train {
 
-// What a run would need, found without training: parameters counted, a step of one micro-batch run
-// to measure activations and time, traffic by the sync's formula.
+// What a run would need, found without training: parameters counted, a step run to measure
+// activations, a micro-batch and an update timed, traffic by the sync's formula, and a step's time
+// from these on a virtual clock (forecast.h).
 struct Plan {
   std::string model;
   int64_t num_parameters = 0;
@@ -21,11 +22,17 @@ struct Plan {
   int64_t activation_bytes = 0;     // peak of a step beyond all the above: activations, batches
   int64_t bytes_sent_per_step = 0;  // by this rank
   int64_t overlapped_bytes = 0;     // the part that may travel behind computing
-  double compute_seconds = 0;       // of one step's micro-batches and the update
+  double micro_batches_per_step =
+      0;                       // of a rank: train.accumulation, or what dynamic counts come to
+  double compute_seconds = 0;  // of one step's micro-batches, and of the update if they wait for it
   std::optional<double> link_bits_per_second;
   double communication_seconds = 0;  // bytes / rate, one direction
   double step_seconds = 0;           // with the overlap this sync can have
-  std::string missing_data;          // why the model's own examples were used; empty: data is here
+  std::string unit;                  // what rates count: "tokens", "images" or "samples"
+  // On a link, where there are replicas and times: syncs side by side, and which to take.
+  std::vector<Forecast> comparison;
+  std::string advice;
+  std::string missing_data;  // why the model's own examples were used; empty: data is here
 
   int64_t total_bytes() const {
     return parameter_bytes + gradient_bytes + optimizer_bytes + communication_bytes +

@@ -13,6 +13,7 @@
 namespace outstep::train {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::TemporaryFolder;
 
@@ -86,6 +87,74 @@ TEST_F(PlanTest, ALinkAddsWhatCannotBeHidden) {
   EXPECT_LE(plan.step_seconds, plan.compute_seconds + plan.communication_seconds + 1e-9);
 }
 
+TEST_F(PlanTest, AStepIsWhatTheClockOfRoundsMakesOfIt) {
+  const std::vector<std::string> acco = {"mesh.replicas=2", "sync.name=acco", "sync.k_max=3"};
+  const Plan slow = plan_of(text(), acco, {.link_bits_per_second = 1e3});
+  EXPECT_EQ(slow.micro_batches_per_step, 6);  // three a round, then it waits
+  EXPECT_NEAR(slow.step_seconds / slow.communication_seconds, 1, 0.01);
+  const Plan fast = plan_of(text(), acco, {.link_bits_per_second = 1e15});
+  EXPECT_LE(fast.micro_batches_per_step, 6);
+  const Plan fixed = plan_of(
+      text(), {"mesh.replicas=2", "sync.name=dpu", "sync.counts=fixed", "train.accumulation=3"},
+      {.link_bits_per_second = 1e15});
+  EXPECT_EQ(fixed.micro_batches_per_step, 3);
+  EXPECT_LE(fixed.compute_seconds, fixed.step_seconds + 1e-9);
+}
+
+std::vector<std::string> names_of(const std::vector<Forecast>& forecasts) {
+  std::vector<std::string> names;
+  for (const Forecast& forecast : forecasts) {
+    names.push_back(forecast.sync + (forecast.is_recipes ? " *" : ""));
+  }
+  return names;
+}
+
+TEST_F(PlanTest, ComparesSyncsOnALink) {
+  const auto of = [&](const std::vector<std::string>& overrides) {
+    std::vector<std::string> all = {"mesh.replicas=2", "train.accumulation=2"};
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    return plan_of(text(), all, {.link_bits_per_second = 1e6});
+  };
+  const Plan plan = of({"sync.name=zero1"});
+  EXPECT_THAT(names_of(plan.comparison),
+              ElementsAre("ddp", "zero1 *", "zero1 with overlap", "dpu with fixed counts",
+                          "acco with fixed counts", "acco with dynamic counts"));
+  EXPECT_EQ(plan.comparison[1].step_seconds(), plan.step_seconds);
+  // What another sync is said to need is what it says itself.
+  const Plan of_acco = of({"sync.name=acco", "sync.counts=fixed"});
+  EXPECT_THAT(names_of(of_acco.comparison),
+              ElementsAre("ddp", "zero1", "zero1 with overlap", "dpu with fixed counts",
+                          "acco with fixed counts *"));
+  for (size_t i = 0; i < of_acco.comparison.size(); ++i) {
+    EXPECT_EQ(of_acco.comparison[i].memory_bytes, plan.comparison[i].memory_bytes);
+    EXPECT_EQ(of_acco.comparison[i].bytes_sent_per_step, plan.comparison[i].bytes_sent_per_step);
+  }
+  EXPECT_EQ(of_acco.comparison.back().memory_bytes,
+            of_acco.total_bytes() - of_acco.activation_bytes);
+  EXPECT_THAT(names_of(of({"sync.name=wp"}).comparison).back(), "wp with dynamic counts *");
+
+  const auto json = plan.to_json();
+  EXPECT_EQ(json.at("comparison").size(), 6);
+  EXPECT_GT(json.at("comparison").at(0).at("tokens_per_second"), 0);
+  EXPECT_THAT(json.at("advice"), HasSubstr("× computing: acco with dynamic counts is "));
+}
+
+TEST_F(PlanTest, ComparesNothingWithoutALinkReplicasOrTimes) {
+  EXPECT_TRUE(plan_of(text(), {"mesh.replicas=2"}).comparison.empty());
+  EXPECT_TRUE(plan_of(text(), {}, {.link_bits_per_second = 1e6}).comparison.empty());
+  const Plan plan =
+      plan_of(text(), {"mesh.replicas=2"}, {.link_bits_per_second = 1e6, .measure = false});
+  EXPECT_TRUE(plan.comparison.empty());
+  EXPECT_FALSE(plan.to_json().contains("advice"));
+}
+
+TEST_F(PlanTest, ComparingDoesNotCountAsMemory) {
+  const std::vector<std::string> overrides = {"mesh.replicas=2", "model.n_embd=64"};
+  const auto with = plan_of(text(), overrides, {.link_bits_per_second = 1e6}).total_bytes();
+  const auto without = plan_of(text(), overrides).total_bytes();
+  EXPECT_NEAR(static_cast<double>(with) / static_cast<double>(without), 1, 0.02);
+}
+
 TEST_F(PlanTest, NeedsNoData) {
   const Plan plan = plan_of(text(), {"data.path=nowhere.txt"});
   EXPECT_THAT(plan.missing_data, HasSubstr("\"nowhere.txt\", but nothing is there"));
@@ -113,6 +182,42 @@ TEST_F(PlanTest, MeasuresNothingWhenToldSo) {
   EXPECT_EQ(plan.activation_bytes, 0);
   EXPECT_EQ(plan.compute_seconds, 0);
   EXPECT_GT(plan.optimizer_bytes, 0);
+}
+
+// Property 13 of acco, and of those that share its rounds.
+using Acco13 = PlanTest;
+
+TEST_F(Acco13, PeakMemoryIsWhatPlanSaysOfTheMethodsOfRounds) {
+  for (const std::string sync : {"acco", "dpu", "wp"}) {
+    for (const std::string counts : {"fixed", "dynamic"}) {
+      const std::vector<std::string> overrides = {"model.n_embd=128",     "model.n_positions=32",
+                                                  "engine.micro_batch=4", "train.accumulation=2",
+                                                  "sync.name=" + sync,    "sync.counts=" + counts};
+      const Plan plan = plan_of(text(), overrides);
+      const int64_t before = memory::live_bytes();
+      const Summary summary = testing::train_well(
+          {.toml = text(), .overrides = overrides, .folder = folder_.path() / (sync + counts)});
+      const double seen = static_cast<double>(summary.peak_memory_bytes - before);
+      EXPECT_NEAR(static_cast<double>(plan.total_bytes()) / seen, 1, 0.05)
+          << sync << " " << counts << "\n"
+          << plan.to_json().dump(2);
+    }
+  }
+}
+
+// Ψ parameters, N = 4 ranks, AdamW's 8 bytes of state an element: docs/methods/acco.md, dpu.md.
+TEST_F(Acco13, MemoryBesideActivationsIsTheFormulas) {
+  const std::pair<std::string, double> cases[] = {{"zero1", 8 + 8 / 4.0},
+                                                  {"dpu", 12 + 12 / 4.0},
+                                                  {"wp", 12 + 16 / 4.0},
+                                                  {"acco", 12 + 16 / 4.0}};
+  for (const auto& [sync, bytes_per_parameter] : cases) {
+    const Plan plan = plan_of(text(), {"model.n_embd=128", "mesh.replicas=4", "sync.name=" + sync},
+                              {.measure = false});
+    const double bytes = static_cast<double>(plan.total_bytes());
+    EXPECT_NEAR(bytes / static_cast<double>(plan.num_parameters) / bytes_per_parameter, 1, 0.05)
+        << sync;
+  }
 }
 
 }  // namespace

@@ -46,6 +46,7 @@ std::unique_ptr<optim::Optimizer> make_optimizer(Recipe& recipe, const Assembly&
 std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly& assembly) {
   io::Section section = recipe.settings.section("sync");
   const int replicas = assembly.mesh.replicas;
+  const int rank = assembly.mesh.rank_of(assembly.place);  // of the world
   const std::string name = read_name(section, sync_names(), replicas > 1 ? "ddp" : "none");
   if (name == "none" && replicas > 1) {
     throw ConfigError(
@@ -63,11 +64,14 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
   if (name == "dpu" || name == "wp") {
     const auto next =
         name == "dpu" ? sync::NextGradient::at_old_parameters : sync::NextGradient::at_prediction;
-    return std::make_unique<sync::Delayed>(parts, next, sync::OverlappedOptions::read(section));
+    auto options = sync::OverlappedOptions::read(section);
+    options.read_record(rank, assembly.mesh.size());
+    return std::make_unique<sync::Delayed>(parts, next, std::move(options));
   }
   if (name == "acco") {
-    return std::make_unique<sync::Acco>(
-        parts, sync::AccoOptions::read(section, recipe.train.accumulation));
+    auto options = sync::AccoOptions::read(section, recipe.train.accumulation);
+    options.overlapped.read_record(rank, assembly.mesh.size());
+    return std::make_unique<sync::Acco>(parts, std::move(options));
   }
   return std::make_unique<sync::None>(parts, sync::NoneOptions::read(section));
 }

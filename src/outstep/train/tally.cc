@@ -43,7 +43,7 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   all_ += totals.contribution;
   bytes_sent_ += report.bytes_sent + record.mix.bytes_sent;
   communication_seconds_ += report.communication_seconds;
-  exposed_seconds_ += report.exposed_seconds;
+  idle_seconds_ += report.idle_seconds;
   last_lr_ = report.lr;
   last_grad_norm_ = report.grad_norm;
   estimate_shares_ += report.estimate_share;
@@ -55,7 +55,7 @@ double Tally::loss() const { return ratio(all_.loss_sum, static_cast<double>(all
 
 double Tally::overlap_fraction() const {
   if (communication_seconds_ <= 0) return 0;
-  return std::clamp(1 - exposed_seconds_ / communication_seconds_, 0.0, 1.0);
+  return std::clamp(1 - idle_seconds_ / communication_seconds_, 0.0, 1.0);
 }
 
 double Tally::progress_per_second() const { return ratio(progress_, seconds_); }
@@ -80,7 +80,7 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
   line["staleness/max"] = all_.staleness_max;
   line["bytes_sent"] = bytes_sent_;
   line["communication_seconds"] = communication_seconds_;
-  line["exposed_seconds"] = exposed_seconds_;
+  line["idle_seconds"] = idle_seconds_;
   line["overlap_fraction"] = overlap_fraction();
   if (has_rounds_) {
     line["micro_batches_per_commit"] =

@@ -58,7 +58,7 @@ class Tally {
   method::Contribution all_;  // of all replicas
   int64_t bytes_sent_ = 0;    // by this rank
   double communication_seconds_ = 0;
-  double exposed_seconds_ = 0;
+  double idle_seconds_ = 0;
   double last_lr_ = 0;
   double last_grad_norm_ = 0;
   double estimate_shares_ = 0;  // summed over steps

@@ -55,10 +55,13 @@ class TrainerTest : public ::testing::Test {
 TEST_F(TrainerTest, ReplicasEqualOneRankAccumulatingBitForBit) {
   const Summary one =
       train_well({.toml = text(), .overrides = {"train.accumulation=2"}, .folder = run("one")});
-  for (const std::string sync : {"ddp", "zero1"}) {
-    const Summary two = train_well({.toml = text(),
-                                    .overrides = {"mesh.replicas=2", "sync.name=" + sync},
-                                    .folder = run(sync)});
+  const std::pair<std::string, std::vector<std::string>> syncs[] = {
+      {"ddp", {"sync.name=ddp"}},
+      {"zero1", {"sync.name=zero1"}},
+      {"zero1_overlap", {"sync.name=zero1", "sync.overlap=true", "sync.bucket_bytes=4096"}}};
+  for (auto [sync, overrides] : syncs) {
+    overrides.push_back("mesh.replicas=2");
+    const Summary two = train_well({.toml = text(), .overrides = overrides, .folder = run(sync)});
     EXPECT_EQ(model_bytes(run(sync)), model_bytes(run("one"))) << sync;
     EXPECT_EQ(two.validation_loss, one.validation_loss) << sync;
     EXPECT_GT(two.bytes_sent, 0);
@@ -143,7 +146,7 @@ TEST_F(TrainerTest, MetricsTellEachStepOnceWithItsUnits) {
     EXPECT_EQ(lines[i].at("micro_batches"), 2);
     EXPECT_EQ(lines[i].at("staleness/mean"), 0);
     EXPECT_EQ(lines[i].at("staleness/max"), 0);
-    for (const char* key : {"overlap_fraction", "exposed_seconds", "communication_seconds",
+    for (const char* key : {"overlap_fraction", "idle_seconds", "communication_seconds",
                             "memory/peak_bytes", "memory/rss_bytes"}) {
       EXPECT_TRUE(lines[i].contains(key)) << key;
     }
