@@ -3,7 +3,7 @@ the measured points.
 
 Units are one micro-batch's compute. An update has k micro-batches a rank; c is the time on the wire of a reduce-scatter and
 an all-gather of the whole vector, which an all-reduce takes as well. Backward is 2/3 of a micro-batch, and its gradients
-become final evenly while it runs. Bytes are those of shared/methods/acco.md, section 3; that c10d's reduce-scatter over Gloo
+become final evenly while it runs. Bytes are those of docs/methods/; that c10d's reduce-scatter over Gloo
 sends twice what it needs is measured in docs/benchmarks/collectives.md.
 """
 

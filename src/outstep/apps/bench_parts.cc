@@ -120,6 +120,7 @@ std::vector<Timing> time_parts(train::Recipe& recipe, train::Assembly& assembly,
   std::vector<Timing> timings;
   for (const Part& part : parts)
     timings.push_back(measure(part, *assembly.world_group, repetitions));
+  assembly.sync->pause({.step = step});  // what the last step has sent arrives
   return timings;
 }
 

@@ -16,10 +16,11 @@ struct Told {
   std::string_view key;
   std::string_view consequence;
 };
-constexpr std::array<Told, 5> kTold = {{
+constexpr std::array<Told, 6> kTold = {{
     {"train.steps", "schedules that end with the run are stretched to the new end"},
     {"mesh.replicas", "the micro-batches of a step are as many as the replicas"},
     {"sync.name", "another sync may sum gradients in another order"},
+    {"sync.replay", "another record has other counts"},
     {"train.threads", "sums inside kernels may be taken in another order"},
     {"train.device", "another device rounds otherwise"},
 }};

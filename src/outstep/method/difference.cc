@@ -1,5 +1,7 @@
 #include "outstep/method/difference.h"
 
+#include <algorithm>
+
 #include "outstep/base/errors.h"
 
 namespace outstep::method {
@@ -7,6 +9,7 @@ namespace {
 
 constexpr int64_t kScaleBytes = sizeof(float);
 constexpr double kLargestCode = 127;
+constexpr int64_t kPieceBlocks = 256;
 
 int64_t num_blocks(int64_t num_elements) {
   return (num_elements + DifferenceCodec::kBlock - 1) / DifferenceCodec::kBlock;
@@ -16,6 +19,37 @@ int64_t num_blocks(int64_t num_elements) {
 at::Tensor in_blocks(const at::Tensor& vector) {
   const int64_t missing = num_blocks(vector.numel()) * DifferenceCodec::kBlock - vector.numel();
   return at::constant_pad_nd(vector, {0, missing}).view({-1, DifferenceCodec::kBlock});
+}
+
+// Calls body(begin, length, first block, blocks) for one piece of a vector after another.
+void in_pieces(int64_t num_elements, const auto& body) {
+  for (int64_t block = 0; block < num_blocks(num_elements); block += kPieceBlocks) {
+    const int64_t begin = block * DifferenceCodec::kBlock;
+    const int64_t length = std::min(kPieceBlocks * DifferenceCodec::kBlock, num_elements - begin);
+    body(begin, length, block, num_blocks(length));
+  }
+}
+
+void encode_bf16(const at::Tensor& blocks, const at::Tensor& out) {
+  out.copy_(blocks.to(at::kBFloat16).view(at::kByte));
+}
+
+void encode_int8(const at::Tensor& blocks, const at::Tensor& out) {
+  const at::Tensor scales = blocks.abs().amax(1, true).div_(kLargestCode);  // [blocks, 1]
+  // A block of zeros has no scale to divide by.
+  const at::Tensor codes = blocks.div(scales.where(scales > 0, 1)).round_().to(at::kChar);
+  out.narrow(1, 0, kScaleBytes).copy_(scales.view(at::kByte));
+  out.narrow(1, kScaleBytes, DifferenceCodec::kBlock).copy_(codes.view(at::kByte));
+}
+
+at::Tensor decode_bf16(const at::Tensor& in) {
+  return in.contiguous().view(at::kBFloat16).to(at::kFloat);
+}
+
+at::Tensor decode_int8(const at::Tensor& in) {
+  const at::Tensor scales = in.narrow(1, 0, kScaleBytes).contiguous().view(at::kFloat);
+  const at::Tensor codes = in.narrow(1, kScaleBytes, DifferenceCodec::kBlock).contiguous();
+  return codes.view(at::kChar).to(at::kFloat).mul_(scales);
 }
 
 }  // namespace
@@ -38,36 +72,27 @@ comm::Shards DifferenceCodec::encoded(const comm::Shards& shards) const {
 
 void DifferenceCodec::encode(const at::Tensor& values, const at::Tensor& base,
                              const at::Tensor& encoded) const {
-  if (values.numel() == 0) return;
   const at::NoGradGuard no_grad;
-  const at::Tensor blocks = in_blocks(values - base);
-  const at::Tensor out = encoded.view({-1, block_bytes()});
-  if (format_ == DifferenceFormat::bf16) {
-    out.copy_(blocks.to(at::kBFloat16).view(at::kByte));
-    return;
-  }
-  const at::Tensor scales = blocks.abs().amax(1, true).div_(kLargestCode);  // [blocks, 1]
-  // A block of zeros has no scale to divide by.
-  const at::Tensor codes = blocks.div(scales.where(scales > 0, 1)).round_().to(at::kChar);
-  out.narrow(1, 0, kScaleBytes).copy_(scales.view(at::kByte));
-  out.narrow(1, kScaleBytes, kBlock).copy_(codes.view(at::kByte));
+  const at::Tensor rows = encoded.view({-1, block_bytes()});
+  in_pieces(values.numel(), [&](int64_t begin, int64_t length, int64_t block, int64_t count) {
+    const at::Tensor blocks =
+        in_blocks(values.narrow(0, begin, length) - base.narrow(0, begin, length));
+    const at::Tensor out = rows.narrow(0, block, count);
+    format_ == DifferenceFormat::bf16 ? encode_bf16(blocks, out) : encode_int8(blocks, out);
+  });
 }
 
 void DifferenceCodec::decode(const at::Tensor& encoded, const at::Tensor& base,
                              const at::Tensor& values) const {
-  if (values.numel() == 0) return;
   const at::NoGradGuard no_grad;
-  const at::Tensor in = encoded.view({-1, block_bytes()});
-  at::Tensor differences;  // [blocks, kBlock]
-  if (format_ == DifferenceFormat::bf16) {
-    differences = in.view(at::kBFloat16).to(at::kFloat);
-  } else {
-    const at::Tensor scales = in.narrow(1, 0, kScaleBytes).contiguous().view(at::kFloat);
-    differences =
-        in.narrow(1, kScaleBytes, kBlock).contiguous().view(at::kChar).to(at::kFloat).mul_(scales);
-  }
-  at::add_out(const_cast<at::Tensor&>(values), base,
-              differences.view(-1).narrow(0, 0, values.numel()));
+  const at::Tensor rows = encoded.view({-1, block_bytes()});
+  in_pieces(values.numel(), [&](int64_t begin, int64_t length, int64_t block, int64_t count) {
+    const at::Tensor in = rows.narrow(0, block, count);
+    const at::Tensor blocks = format_ == DifferenceFormat::bf16 ? decode_bf16(in) : decode_int8(in);
+    const at::Tensor differences = blocks.view(-1).narrow(0, 0, length);
+    at::Tensor out = values.narrow(0, begin, length);
+    at::add_out(out, base.narrow(0, begin, length), differences);
+  });
 }
 
 }  // namespace outstep::method

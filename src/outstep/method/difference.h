@@ -8,7 +8,8 @@
 //
 // Blocks of kBlock elements are encoded each for itself; a shard begins with a block, so encoded
 // shards are shards of the encoded vector. Every replica decodes the same bytes onto the same
-// parameters, its own shard too: all have the same bits. Plain tensor operations, on any device.
+// parameters, its own shard too: all have the same bits. Plain tensor operations, on any device, a
+// piece at a time, so that they need little memory beside their arguments.
 
 namespace outstep::method {
 

@@ -25,7 +25,7 @@ at::Tensor through(const DifferenceCodec& codec, const at::Tensor& values, const
 
 TEST(DifferenceCodec, ErrsByAsMuchAsItsFormatSays) {
   constexpr double kRoundingOfTheSum = 3e-7;  // of numbers up to 4
-  for (const int64_t size : {1, 255, 256, 257, 5000}) {
+  for (const int64_t size : {1, 255, 256, 257, 5000, 70'000}) {
     const at::Tensor base = random(size, 1, 1);
     const at::Tensor values = base + random(size, 1e-3, 2);
     const at::Tensor difference = (values - base).abs();

@@ -9,6 +9,7 @@ namespace outstep::method {
 namespace {
 
 constexpr int64_t kCommitsOfTheStart = 4;  // until rounds of replicas of any pace are ordinary
+constexpr double kMostMicroBatches = 1e9;  // of a round, on a link that hardly moves
 constexpr double kRoundingSlack = 1e-9;    // of a micro-batch: what ends together, ends together
 
 struct Replica {
@@ -58,8 +59,8 @@ class Simulation {
   static int64_t count(const Replica& replica, const RoundLength& length, double link_ends) {
     const double seconds = replica.pace.micro_batch_seconds;
     if (length.is_fixed || seconds <= 0) return length.at_least;
-    const auto fits =
-        static_cast<int64_t>(std::ceil((link_ends - replica.now) / seconds - kRoundingSlack));
+    const double wanted_by_link = std::ceil((link_ends - replica.now) / seconds - kRoundingSlack);
+    const auto fits = static_cast<int64_t>(std::min(wanted_by_link, kMostMicroBatches));
     const int64_t wanted = std::max(fits, length.at_least);
     return length.at_most > 0 ? std::min(wanted, length.at_most) : wanted;
   }

@@ -43,7 +43,8 @@ struct Reduced {
 // the own shard of the parameters to gather. Every replica issues the same collectives in the same
 // order, whatever its own count: counts, reduce-scatter, those of the policy, all-gather.
 //
-// Buffers: the live parameters and the gradient belong to the calling thread. `travelling` [size]
+// Buffers: the live parameters and the gradient belong to the calling thread; during a round nobody
+// writes the parameters, and the communication thread may read them. `travelling` [size]
 // belongs to the communication thread during a round and to the calling thread between rounds; it
 // carries the gradient out and the parameters back; estimates may come back through `encoded`
 // instead, which is the communication thread's alone. Errors of the communication thread come out

@@ -39,7 +39,8 @@ struct StepReport {
 struct Traffic {
   int64_t bytes_sent = 0;        // by this rank
   int64_t overlapped_bytes = 0;  // the part that may travel while this rank computes
-  // Behind which computing: all of it, or what is left of backward when a range is final.
+  // Behind which computing: all of it, or what is left of backward when a range is final and of the
+  // next forward pass before a range is read.
   bool hides_behind_all_computing = false;
   std::vector<int64_t> round_bytes = {};  // bytes_sent by round; empty: there is but one
 };
@@ -48,13 +49,14 @@ struct Traffic {
 // only it knows when it needs another micro-batch: DDP asks for a fixed number, ACCO asks until its
 // communication is done.
 //
-// One thread calls it. After step has thrown, the synchronizer and its group are of no use but to
-// be destroyed.
+// Between step and pause the live parameters are the engine's alone: they may be a prediction, or
+// not have arrived yet. One thread calls it. After step has thrown, the synchronizer and its group
+// are of no use but to be destroyed.
 class Synchronizer : public io::Stateful {
  public:
   virtual const std::string& name() const = 0;
   virtual StepReport step(GradientEngine& engine, const StepContext& context) = 0;
-  // Between two steps, on all replicas, before parameters are evaluated or saved: the live
+  // Between two steps, on all replicas, before parameters are evaluated, saved or mixed: the live
   // parameters become the committed ones, and work in flight takes a form that can be saved. resume
   // puts back what computing goes on with; neither changes what follows.
   virtual void pause(const StepContext& /*context*/) {}

@@ -20,7 +20,7 @@ using testing::Outcome;
 using testing::Replica;
 
 constexpr int kNumSteps = 6;
-const std::array kMethods = {"acco", "dpu", "wp"};
+const std::array kMethods = {"acco", "dpu", "wp", "zero1_overlap"};
 
 // Whatever makes a rank slow: half of the times nothing, else up to two milliseconds.
 class Delays {
@@ -64,6 +64,9 @@ struct Scenario {
     options.sync.overlapped = {.has_fixed_counts = has_fixed_counts,
                                .k_max = has_fixed_counts ? 0 : 4};
     if (draw("rounds what is live", 3) == 0) options.sync.overlapped.live = comm::Wire::bf16;
+    options.sync.acco.estimate_format =
+        std::array{method::DifferenceFormat::none, method::DifferenceFormat::bf16,
+                   method::DifferenceFormat::int8}[draw("format", 3)];
     options.sync.acco.synchronous_steps = static_cast<int64_t>(draw("synchronous", 3));
     if (ending == Ending::failed_engine) {
       options.formula.throws_at = static_cast<int64_t>(draw("throws at", 12));

@@ -367,12 +367,12 @@ TEST(Acco5, UnevenCountsAreWeighed) {
 // On a parabola of curvature λ with learning rate η, a = ηλ decides whether a method converges.
 // Some noise, as without it ACCO's estimates are exact from the first on, and cannot grow wrong.
 double distance_after(const std::string& sync, double a, int64_t first_half = 1,
-                      int64_t second_half = 1) {
+                      int64_t second_half = 1, double momentum = 0) {
   double distance = 0;
   run_ranks(1, [&](comm::Group& group) {
     ParametersOnly model({4});
     nn::FlatParams params(model, 1);
-    const optim::Sgd optimizer({.momentum = 0}, method::decay_segments(params));
+    const optim::Sgd optimizer({.momentum = momentum}, method::decay_segments(params));
     FormulaEngine engine(params, {.pull = 1, .noise = 1e-4});
     testing::SyncChoice choice{.name = sync, .acco = {.estimate_micro_batches = first_half}};
     const auto method = testing::make_sync(choice, {params, group, optimizer});
@@ -399,6 +399,18 @@ TEST(Acco6, TheEdgeOfStabilityIsWhereTheorySaysIt) {
   // A thin estimate half, w = 1/4: stable below 1/(1 - w) = 4/3.
   EXPECT_LT(distance_after("acco", 1.25, 1, 3), 1e-2);
   EXPECT_GT(distance_after("acco", 1.4, 1, 3), 1e3);
+}
+
+// With momentum β lockstep converges for a < 2(1 + β). θ̃ - θ is multiplied by -a(1 - w) at each
+// commit whatever β is, so ACCO needs a < 1/(1 - w) as well: with β = 0.9 equal halves lose nearly
+// half of the region, an estimate half of three quarters loses nothing.
+TEST(Acco6, WithMomentumAThickEstimateHalfKeepsTheRegionOfLockstep) {
+  EXPECT_LT(distance_after("none", 3.7, 1, 1, 0.9), 1e-2);
+  EXPECT_GT(distance_after("none", 3.9, 1, 1, 0.9), 1e3);
+  EXPECT_LT(distance_after("acco", 1.9, 2, 2, 0.9), 1e-2);
+  EXPECT_GT(distance_after("acco", 2.1, 2, 2, 0.9), 1e3);
+  EXPECT_LT(distance_after("acco", 3.5, 3, 1, 0.9), 1e-2);
+  EXPECT_GT(distance_after("acco", 3.9, 3, 1, 0.9), 1e3);
 }
 
 TEST(Acco7, ReplicasAgreeOnLiveParametersAfterEverySwap) {

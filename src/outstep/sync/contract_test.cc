@@ -82,6 +82,8 @@ TEST_P(SynchronizerContract, SaveLoadContinueEqualsNotStoppingWithRoundedLivePar
   Replica::Options rounded = options();
   rounded.sync.overlapped.live = comm::Wire::bf16;
   expect_resumes_to_the_same(rounded);
+  rounded.sync.acco.estimate_format = method::DifferenceFormat::int8;
+  expect_resumes_to_the_same(rounded);
   rounded.sync.acco.synchronous_steps = 4;  // beyond where it stops
   expect_resumes_to_the_same(rounded);
 }
@@ -247,6 +249,7 @@ TEST(Resharding, OverlappedMethodsReadOtherMethodsAndWorlds) {
                          {"acco", 2},
                          {"acco", 4},
                          {"acco", 8},
+                         {"zero1_overlap", 2},
                          {"wp", 3},
                          {"dpu", 1},
                          {"ddp", 2}}) {
@@ -329,6 +332,7 @@ INSTANTIATE_TEST_SUITE_P(Sync, SynchronizerContract,
 TEST(Resharding, AnotherWorldAndMethodGoOnBitForBit) {
   const std::vector<int64_t> sizes = {257, 31, 4099, 16, 3};
   const Replica::Options zero1{.sync = {.name = "zero1"}, .sizes = sizes};
+  const Replica::Options overlapped{.sync = {.name = "zero1_overlap"}, .sizes = sizes};
   const Replica::Options ddp{.sync = {.name = "ddp"}, .sizes = sizes};
   const Replica::Options none{.sizes = sizes};
   struct Leg {
@@ -337,7 +341,8 @@ TEST(Resharding, AnotherWorldAndMethodGoOnBitForBit) {
   };
   Outcome expected, found;
   int64_t step = 0, num_drawn = 0;
-  for (const Leg& leg : {Leg{zero1, 2}, Leg{zero1, 3}, Leg{ddp, 2}, Leg{zero1, 8}, Leg{none, 1}}) {
+  for (const Leg& leg : {Leg{zero1, 2}, Leg{overlapped, 3}, Leg{ddp, 2}, Leg{zero1, 8},
+                         Leg{overlapped, 2}, Leg{none, 1}}) {
     SCOPED_TRACE(leg.options.sync.name + " on " + std::to_string(leg.num_ranks));
     const auto go_on = [&](const Replica::Options& options, int num_ranks, const Outcome& from) {
       Outcome to;
@@ -346,6 +351,7 @@ TEST(Resharding, AnotherWorldAndMethodGoOnBitForBit) {
         if (step > 0) replica.load(group.rank(), *from.checkpoint, from.values, step);
         replica.engine().seek(num_drawn / num_ranks);
         replica.steps(2);
+        replica.pause();
         replica.save(group.rank(), *to.checkpoint);
         if (group.rank() == 0) to.values = replica.values().clone();
       });

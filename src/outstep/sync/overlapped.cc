@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "outstep/base/errors.h"
+#include "outstep/base/log.h"
 #include "outstep/method/traffic.h"
 
 namespace outstep::sync {
@@ -39,24 +40,29 @@ OverlappedOptions OverlappedOptions::read(io::Section& section) {
   return options;
 }
 
-void OverlappedOptions::read_record(int rank, int num_ranks) {
+void OverlappedOptions::read_record(int rank, int num_ranks, size_t num_rounds) {
   if (replay.empty()) return;
-  const std::filesystem::path folder = std::filesystem::path(replay).parent_path();
-  const auto metrics = [&](int of_rank) { return folder / fmt::format("rank-{}.jsonl", of_rank); };
-  if (std::filesystem::exists(metrics(num_ranks))) {
+  const std::filesystem::path first = replay;
+  const auto metrics = [&](int of_rank) {
+    return first.parent_path() / fmt::format("rank-{}.jsonl", of_rank);
+  };
+  if (first.filename() != metrics(0).filename()) {
+    throw ConfigError(
+        "sync.replay is \"{}\"; it takes rank 0's metrics, RUN/metrics/rank-0.jsonl, and each rank "
+        "reads its own beside it",
+        replay);
+  }
+  std::error_code ignored;
+  if (std::filesystem::exists(metrics(num_ranks), ignored)) {
     throw DataError("{} is there: the run that sync.replay names had more than {} ranks",
                     metrics(num_ranks).string(), num_ranks);
   }
-  recorded = RecordedCounts::read(metrics(rank));
+  recorded = RecordedCounts::read(metrics(rank), num_rounds);
 }
 
 method::RoundLength OverlappedOptions::length(int64_t count, int64_t step, size_t round) const {
   if (has_fixed_counts) return {.at_least = count, .is_fixed = true};
-  if (!recorded.is_empty()) {
-    // What the last step computes ahead is never committed.
-    const bool is_beyond = step == recorded.num_steps() && round == 0;
-    return {.at_least = is_beyond ? k_min : recorded.at(step, round), .is_fixed = true};
-  }
+  if (const auto again = recorded.at(step, round)) return {.at_least = *again, .is_fixed = true};
   return {.at_least = k_min, .at_most = k_max};
 }
 
@@ -135,6 +141,11 @@ method::StepReport Overlapped::step(method::GradientEngine& engine,
                                     const method::StepContext& context) {
   shard_.take(parts_.params);  // before what is live may be another
   resume();                    // after load
+  if (!options_.recorded.is_empty() && context.step == options_.recorded.num_steps() &&
+      parts_.group.rank() == 0) {
+    log::warn("sync.replay: {} ends after {} steps; from here on counts are this run's own",
+              options_.replay, context.step);
+  }
   method::StepReport report{.lr = context.lr};
   run_rounds(engine, context, report);
   has_gathered_ = true;

@@ -31,8 +31,9 @@ struct OverlappedOptions {
   // counts, k_min, k_max, wire, live, on_nonfinite and replay of [sync]. Throws ConfigError for
   // k_max below k_min, and for bounds or a replay beside fixed counts. Does not read the record.
   static OverlappedOptions read(io::Section& section);
-  // Reads what rank `rank` did in the run to be replayed, if any. Throws DataError.
-  void read_record(int rank, int num_ranks);
+  // Reads what rank `rank` did in the run to be replayed, if any. num_rounds: of a step. Throws
+  // DataError, ConfigError.
+  void read_record(int rank, int num_ranks, size_t num_rounds);
 
   // Of the round in which the gradient of that round of that step is added. count: its
   // micro-batches where they are fixed.

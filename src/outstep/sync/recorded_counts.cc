@@ -1,5 +1,7 @@
 #include "outstep/sync/recorded_counts.h"
 
+#include <fmt/format.h>
+
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -24,13 +26,20 @@ struct Line {
   }
 };
 
-std::vector<int64_t> read_step(const Json& counts, const Line& line) {
+std::vector<int64_t> read_step(const Json& counts, size_t num_rounds, const Line& line) {
   std::vector<int64_t> step;
   if (!counts.is_array() || counts.empty()) line.fail("a step without counts");
+  if (counts.size() > num_rounds) {
+    line.fail(
+        fmt::format("a step of {} rounds, where this sync's have {}", counts.size(), num_rounds));
+  }
   for (const Json& count : counts) {
     if (!count.is_number_integer() || count.get<int64_t>() < 1 ||
         count.get<int64_t>() > kMostMicroBatches) {
-      line.fail("\"round_micro_batches\" holds " + count.dump() + ", not a count");
+      line.fail(
+          fmt::format("\"round_micro_batches\" holds {}, not a count (a run that went on with "
+                      "another number of replicas cannot be replayed)",
+                      count.dump()));
     }
     step.push_back(count.get<int64_t>());
   }
@@ -39,7 +48,7 @@ std::vector<int64_t> read_step(const Json& counts, const Line& line) {
 
 }  // namespace
 
-RecordedCounts RecordedCounts::read(const std::filesystem::path& metrics) {
+RecordedCounts RecordedCounts::read(const std::filesystem::path& metrics, size_t num_rounds) {
   std::ifstream stream(metrics);
   if (!stream) {
     throw DataError(
@@ -48,7 +57,6 @@ RecordedCounts RecordedCounts::read(const std::filesystem::path& metrics) {
         metrics.string());
   }
   RecordedCounts recorded;
-  recorded.source_ = metrics;
   Line line{.path = metrics, .number = 0};
   for (std::string text; std::getline(stream, text);) {
     ++line.number;
@@ -57,25 +65,20 @@ RecordedCounts RecordedCounts::read(const std::filesystem::path& metrics) {
     const auto counts = json.find("round_micro_batches");
     if (counts == json.end()) continue;
     if (!counts->is_array()) line.fail("\"round_micro_batches\" is not a list");
-    for (const Json& step : *counts) recorded.steps_.push_back(read_step(step, line));
+    for (const Json& step : *counts) recorded.steps_.push_back(read_step(step, num_rounds, line));
     const auto step = json.find("step");
     if (step == json.end() || !step->is_number_integer() ||
         step->get<int64_t>() != recorded.num_steps()) {
-      line.fail("counts of " + std::to_string(recorded.num_steps()) +
-                " steps up to here, which is not this line's step");
+      line.fail(fmt::format("counts of {} steps up to here, which is not this line's step",
+                            recorded.num_steps()));
     }
   }
   if (recorded.is_empty()) line.fail("the file ends without \"round_micro_batches\"");
   return recorded;
 }
 
-int64_t RecordedCounts::at(int64_t step, size_t round) const {
-  if (step >= num_steps() || round >= steps_[static_cast<size_t>(step)].size()) {
-    throw ConfigError(
-        "sync.replay: {} has no round {} of step {}, and the run goes on; its recipe's "
-        "train.steps and sync must be those of the recorded run",
-        source_.string(), round, step);
-  }
+std::optional<int64_t> RecordedCounts::at(int64_t step, size_t round) const {
+  if (step >= num_steps() || round >= steps_[static_cast<size_t>(step)].size()) return {};
   return steps_[static_cast<size_t>(step)][round];
 }
 

@@ -66,8 +66,16 @@ Zero1::Zero1(Parts parts, Zero1Options options)
   if (options.overlap && parts.group.size() > 1) worker_ = std::make_unique<SerialWorker>("zero1");
 }
 
-// Parameters still on their way are nobody's any more; the job under way has a deadline.
-Zero1::~Zero1() = default;
+// Parameters still on their way are nobody's any more here, but a peer may be waiting for them:
+// jobs that were dropped would let it wait until its deadline. Each job has one too.
+Zero1::~Zero1() {
+  if (!worker_) return;
+  try {
+    worker_->wait_all();
+  } catch (...) {
+    // Whoever might want to know has gone.
+  }
+}
 
 const std::string& Zero1::name() const {
   static const std::string kName = "zero1";
@@ -103,14 +111,15 @@ method::Traffic Zero1::planned_traffic() const {
 }
 
 // On the worker's thread, or here and now if there is none.
-SerialWorker::Ticket Zero1::send(const std::function<void()>& job) {
+SerialWorker::Ticket Zero1::send(const method::StepContext& context,
+                                 const std::function<void()>& job) {
   const auto timed = [this, job] {
     const Clock::time_point begin = Clock::now();
     job();
     communication_seconds_ += seconds_since(begin);
   };
   if (worker_) return worker_->post(timed);
-  await({}, timed);
+  await(context, timed);
   return 0;
 }
 
@@ -146,7 +155,7 @@ void Zero1::gather(const Bucket& bucket, const method::StepContext& context) {
 void Zero1::launch_complete(const method::StepContext& context) {
   for (int64_t i = progress_.next_complete(); i >= 0; i = progress_.next_complete()) {
     const Bucket& bucket = buckets_[static_cast<size_t>(i)];
-    send([this, &bucket, context] { reduce(bucket, context); });
+    send(context, [this, &bucket, context] { reduce(bucket, context); });
   }
 }
 
@@ -159,8 +168,9 @@ method::Contribution Zero1::accumulate(method::GradientEngine& engine,
     launch_complete(context);
   };
   const auto on_needed = [&](int64_t begin, int64_t end) {
-    for (const Bucket& bucket : buckets_) {
+    for (Bucket& bucket : buckets_) {
       if (bucket.range.end <= begin || end <= bucket.range.begin) continue;
+      bucket.is_needed = true;
       if (worker_->is_done(bucket.gathering)) continue;
       await(context, [&] { worker_->wait(bucket.gathering); });
     }
@@ -177,6 +187,10 @@ method::Contribution Zero1::accumulate(method::GradientEngine& engine,
   // and so never has "the last one".
   if (!is_announcing) on_ready(0, parts_.params.size());
   check(progress_.all_launched(), "the engine announces all of the flat gradient");
+  for (Bucket& bucket : buckets_) {
+    check(!worker_ || std::exchange(bucket.is_needed, false),
+          "the engine announces all parameters that it reads");
+  }
   if (worker_) await(context, [&] { worker_->wait_all(); });
   return local;
 }
@@ -189,6 +203,8 @@ method::Judgement Zero1::reduce_norm(const method::StepContext& context,
   }
   at::Tensor words = squared_norm.to_words();
   await(context, [&] {
+    const trace::Span span(context.tracer, trace::Track::communication, "norm",
+                           {.step = context.step});
     const Clock::time_point begin = Clock::now();
     parts_.group.all_reduce(words, {.tag = kNorm, .what = "gradient norm", .step = context.step});
     communication_seconds_ += seconds_since(begin);
@@ -202,7 +218,8 @@ void Zero1::update(const method::Judgement& judgement, const method::StepContext
   if (judgement.is_skipped) return;
   for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
     method::apply(parts_.optimizer, parts_.params, bucket->state, judgement, context.lr, context);
-    bucket->gathering = send([this, &bucket = *bucket, context] { gather(bucket, context); });
+    bucket->gathering =
+        send(context, [this, &bucket = *bucket, context] { gather(bucket, context); });
   }
 }
 

@@ -60,8 +60,10 @@ class Zero1 : public method::Synchronizer {
   struct Bucket {
     optim::Range range;
     comm::Shards shards;
-    optim::State state;                  // of the own shard
-    SerialWorker::Ticket gathering = 0;  // compute thread: the job that brings its parameters
+    optim::State state;  // of the own shard
+    // Compute thread: the job that brings its parameters, and whether the engine has asked for it.
+    SerialWorker::Ticket gathering = 0;
+    bool is_needed = false;
   };
 
   method::Contribution accumulate(method::GradientEngine& engine,
@@ -69,7 +71,7 @@ class Zero1 : public method::Synchronizer {
   method::Judgement reduce_norm(const method::StepContext& context,
                                 const method::StepReport& report);
   void update(const method::Judgement& judgement, const method::StepContext& context);
-  SerialWorker::Ticket send(const std::function<void()>& job);
+  SerialWorker::Ticket send(const method::StepContext& context, const std::function<void()>& job);
   void await(const method::StepContext& context, const std::function<void()>& until);
   void launch_complete(const method::StepContext& context);
   void reduce(const Bucket& bucket, const method::StepContext& context);

@@ -76,14 +76,13 @@ Candidate best_acco(const std::vector<Forecast>& forecasts,
 }
 
 std::string for_acco(const Candidate& candidate, int64_t accumulation) {
+  const int64_t committed = std::llround(candidate.acco->micro_batches_per_step());
   std::string text = fmt::format("{} is {:.2f} × as fast as {}, the best in lockstep",
                                  candidate.acco->sync, candidate.gain, candidate.lockstep->sync);
-  if (candidate.micro_batches > accumulation) {
-    text += fmt::format(
-        ", would be with updates as large: a rank commits {} micro-batches an update, not {}",
-        candidate.micro_batches, accumulation);
-  }
-  return text;
+  if (committed == accumulation) return text;
+  if (committed > accumulation) text += ", with updates as large";
+  return text + fmt::format(". A rank then commits {} micro-batches an update, not {}", committed,
+                            accumulation);
 }
 
 std::string for_lockstep(const Candidate& candidate, const Forecast& lockstep) {

@@ -72,8 +72,8 @@ TEST(Advice, NamesAccoWhereItIsFaster) {
 TEST(Advice, TellsThatDynamicCountsMakeLargerSteps) {
   EXPECT_EQ(advise(with_dynamic_acco(3), 2),
             "communication takes 1.5 × computing: acco, dynamic is 1.40 × as fast as ddp, the best "
-            "in lockstep, would be with updates as large: a rank commits 6 micro-batches an "
-            "update, not 2");
+            "in lockstep, with updates as large. A rank then commits 6 micro-batches an update, "
+            "not 2");
 }
 
 TEST(Advice, TellsWhereFixedCountsLose) {

@@ -65,12 +65,12 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
     const auto next =
         name == "dpu" ? sync::NextGradient::at_old_parameters : sync::NextGradient::at_prediction;
     auto options = sync::OverlappedOptions::read(section);
-    options.read_record(rank, assembly.mesh.size());
+    options.read_record(rank, assembly.mesh.size(), 1);
     return std::make_unique<sync::Delayed>(parts, next, std::move(options));
   }
   if (name == "acco") {
     auto options = sync::AccoOptions::read(section, recipe.train.accumulation);
-    options.overlapped.read_record(rank, assembly.mesh.size());
+    options.overlapped.read_record(rank, assembly.mesh.size(), 2);
     return std::make_unique<sync::Acco>(parts, std::move(options));
   }
   return std::make_unique<sync::None>(parts, sync::NoneOptions::read(section));

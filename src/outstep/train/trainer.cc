@@ -182,7 +182,11 @@ void Trainer::train_step() {
   const auto begin = Clock::now();
   StepRecord record;
   record.report = assembly_.sync->step(*assembly_.engine, context());
-  if (assembly_.mixer) record.mix = assembly_.mixer->after_step(now_.step, *assembly_.params);
+  if (assembly_.mixer) {
+    assembly_.sync->pause(context());
+    record.mix = assembly_.mixer->after_step(now_.step, *assembly_.params);
+    assembly_.sync->resume();
+  }
   record.progress_before = now_.progress;
   // What a last commit brings beyond the end does not count.
   now_.progress = std::min(
