@@ -83,7 +83,9 @@ class Settings {
   Settings& operator=(Settings&&) noexcept;
 
   Section section(const std::string& name);
-  // Throws ConfigError for the first key, in file order, that no getter has asked for.
+  // Throws ConfigError for the first key, in file order, that no getter has asked for. Where the
+  // command line names another choice ("sync.name=ddp"), keys that the file has for its own choice
+  // are none of it, and left alone.
   void require_all_used() const;
   // The same for overrides alone: for what reads only a part of a recipe.
   void require_overrides_used() const;

@@ -13,6 +13,7 @@ namespace outstep::io {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 std::string complaint(const std::function<void()>& action) {
   try {
@@ -102,6 +103,21 @@ TEST(Settings, AnUnknownKeyOfAnOverrideIsNamedAsItWasTyped) {
   EXPECT_EQ(read("sync.nmae=ddp"),
             "--sync.nmae: unknown key \"nmae\" in [sync]; did you mean \"name\"?");
   EXPECT_EQ(read("snyc.name=ddp"), "--snyc.name: unknown section [snyc]; did you mean [sync]?");
+}
+
+TEST(Settings, AnotherChoiceOnTheCommandLineLeavesTheFilesKeysAlone) {
+  const auto read = [](const std::vector<std::string>& overrides) {
+    return complaint([&] {
+      Settings settings =
+          Settings::from_text("[sync]\nname = \"acco\"\ncounts = \"fixed\"\n", "r.toml", overrides);
+      settings.section("sync").text("name", "none");
+      settings.require_all_used();
+      EXPECT_THAT(settings.resolved(), Not(HasSubstr("counts")));
+    });
+  };
+  EXPECT_THAT(read({}), HasSubstr("unknown key \"counts\""));
+  EXPECT_EQ(read({"sync.name=ddp"}), "accepted");
+  EXPECT_THAT(read({"sync.name=ddp", "sync.cuonts=fixed"}), HasSubstr("unknown key \"cuonts\""));
 }
 
 TEST(Settings, AnOverrideOfATextMayLookLikeAnythingElse) {

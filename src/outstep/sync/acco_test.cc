@@ -286,7 +286,7 @@ TEST(Acco3, ATentativeStepLeavesNoTrace) {
       const at::Tensor values = shard.values().clone();
       const auto save = [&](testing::MemoryCheckpoint& to) {
         struct Saved : io::Stateful {
-          Saved(const Shard& shard, int64_t total) : shard(shard), total(total) {}
+          Saved(const Shard& saved, int64_t size) : shard(saved), total(size) {}
           void save(io::StateWriter& writer) const override { shard.save(writer, total); }
           void load(io::StateReader&) override {}
           const Shard& shard;
