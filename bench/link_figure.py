@@ -37,6 +37,9 @@ def measured(rounds, names, c):
     best = max(filter(None, series), key=statistics.median, default=None)
     if not ceiling or not best:
         return None
+    sizes = [rounds.median("update", c=c, contender=name) for name in (NONE, names[0])]
+    if names == [DYNAMIC] and round(sizes[0]) != round(sizes[1]):
+        return None  # its updates are larger than the others' there
     return [value / statistics.median(ceiling) for value in (best[0], statistics.median(best), best[-1])]
 
 

@@ -4,10 +4,11 @@ tokens per update, over seeds, lengths, learning rates and ACCO's settings.
 
     bench/quality.py --data english-classics --out docs/benchmarks/quality.jsonl
 
-Every run is a world of one with fixed counts, which has the bits of N ranks that add the same micro-batches, so two runs fit
+Every run is a world of one with fixed counts, which to rounding is N ranks that add the same micro-batches, so two runs fit
 on two cores. Runs already in --out are not repeated. Prints tables of validation losses (nats per byte).
 """
 
+import argparse
 import concurrent.futures
 import json
 import pathlib
@@ -15,13 +16,14 @@ import statistics
 import tempfile
 import threading
 
-from rounds import PROGRAM, ROOT, lines_of, parser, print_table
+from rounds import PROGRAM, ROOT, fingerprint, lines_of, print_table
 
 SYNC = {
     "lockstep": {"sync.name": "none"},
     "acco": {"sync.name": "acco", "sync.counts": "fixed"},
     "dpu": {"sync.name": "dpu", "sync.counts": "fixed"},
     "wp": {"sync.name": "wp", "sync.counts": "fixed"},
+    "acco int8": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_dtype": "int8"},
     "acco w=1/4": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_micro_batches": 1},
     "acco w=3/4": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_micro_batches": 3},
     "acco scale=0": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_scale": 0},
@@ -42,7 +44,7 @@ def experiments():
         for method in ("lockstep", "acco", "acco w=3/4", "dpu", "wp"):
             yield method, "classics", 625, 1e-3, seed
     for method in SYNC:
-        if method.startswith("acco ") and "w=" not in method:
+        if method.startswith("acco ") and "w=" not in method:  # int8, scales, synchronous steps
             yield method, "classics", 625, 1e-3, 1
     for lr in (3e-4, 3e-3):
         for method in ("lockstep", "acco", "acco w=3/4"):
@@ -64,7 +66,7 @@ def train(experiment, classics):
         command += [f"--{key}={value}" for key, value in settings.items()]
         summary = lines_of(command, {"OMP_NUM_THREADS": "1"}, timeout=7200)[0]
     return {"validation_loss": summary["validation_loss"], "train_loss": summary["train_loss"],
-            "train_seconds": summary["train_seconds"]}
+            "train_seconds": summary["train_seconds"]} | fingerprint()
 
 
 class Results:
@@ -105,12 +107,14 @@ def row(results, method, data, steps, lr):
 
 
 def main():
-    options = parser(__doc__)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines; a run that was cut off goes on here")
     options.add_argument("--data", type=pathlib.Path, required=True, help="folder of the English classics")
     options.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each (2)")
+    options.add_argument("--print-only", action="store_true", help="the table of what --out has")
     arguments = options.parse_args()
     results = Results(arguments.out)
-    missing = [experiment for experiment in experiments() if experiment not in results]
+    missing = [] if arguments.print_only else [run for run in experiments() if run not in results]
     with concurrent.futures.ThreadPoolExecutor(arguments.at_once) as pool:
         for job in [pool.submit(lambda e=e: results.add(e, train(e, arguments.data))) for e in missing]:
             job.result()

@@ -196,7 +196,9 @@ TEST(Backprop, AsksForParametersBeforeItReadsThem) {
     int64_t highest = 0;
     bool is_first = true;
     bench.engine->on_range_needed([&](int64_t begin, int64_t end) {
-      if (std::exchange(is_first, false)) EXPECT_EQ(begin, 0);
+      if (std::exchange(is_first, false)) {
+        EXPECT_EQ(begin, 0);
+      }
       highest = std::max(highest, end);
       values.narrow(0, begin, end - begin).copy_(truth.narrow(0, begin, end - begin));
     });

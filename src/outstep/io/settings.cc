@@ -197,11 +197,9 @@ void Settings::require_all_used() const {
       section = name;
       key.clear();
     }
-    const auto choice = table.keys.find("name");
-    const bool is_chosen_anew = choice != table.keys.end() && choice->second.raw;
     for (const auto& [key_name, value] : table.keys) {
       if (!is_known || value.used || value.order > first) continue;
-      if (is_chosen_anew && !value.raw) continue;
+      if (Data::is_of_former_choice(table, value)) continue;
       first = value.order;
       section = name;
       key = key_name;

@@ -84,8 +84,8 @@ class Settings {
 
   Section section(const std::string& name);
   // Throws ConfigError for the first key, in file order, that no getter has asked for. Where the
-  // command line names another choice ("sync.name=ddp"), keys that the file has for its own choice
-  // are none of it, and left alone.
+  // command line or a recipe names another choice than its base ("sync.name=ddp"), keys that the
+  // base has for its own choice are left out.
   void require_all_used() const;
   // The same for overrides alone: for what reads only a part of a recipe.
   void require_overrides_used() const;

@@ -62,7 +62,16 @@ void Settings::Data::set(const std::string& section, const std::string& key, con
         return std::make_shared<Node>(typed);
       });
   Table& owner = table(section, origin);
-  owner.keys[key] = {std::move(copy), std::move(origin), num_read++, std::move(raw), false};
+  const auto former = owner.keys.find(key);
+  if (key == "name" && former != owner.keys.end() &&
+      shown_value(*former->second.node) != shown_value(*copy)) {
+    owner.chosen_by = num_sources;
+  }
+  owner.keys[key] = {.node = std::move(copy),
+                     .origin = std::move(origin),
+                     .order = num_read++,
+                     .source = num_sources,
+                     .raw = std::move(raw)};
 }
 
 void Settings::Data::add_file(const std::filesystem::path& path,
@@ -89,6 +98,7 @@ void Settings::Data::add_text(std::string_view text, const std::string& origin,
                               const std::vector<std::filesystem::path>& chain) {
   const toml::table root = parse(text, origin);
   if (const toml::node* base = root.get("base")) add_base(*base, origin, folder, chain);
+  ++num_sources;
   for (const auto& [name, node] : in_file_order(root)) {
     if (name->str() == "base") continue;
     const toml::table* section = node->as_table();
@@ -133,6 +143,7 @@ void Settings::Data::add_override(const std::string& text) {
   const std::string value = text.substr(equals + 1);
   const std::string origin = "--" + section + "." + key;
   const toml::table parsed = parse_value(value, origin);
+  ++num_sources;
   set(section, key, *parsed.get("value"), origin, value);
 }
 

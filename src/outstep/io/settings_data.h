@@ -23,6 +23,7 @@ struct Settings::Data {
     std::shared_ptr<const toml::node> node;
     std::string origin;
     int order = 0;                   // in which keys are complained about: the file's
+    int source = 0;                  // a file or override, in the order they were read
     std::optional<std::string> raw;  // an override as it was typed
     bool used = false;
   };
@@ -30,6 +31,7 @@ struct Settings::Data {
     std::string origin;
     int order = 0;
     std::map<std::string, Key> keys;
+    int chosen_by = 0;  // the source that gave "name" another value than the sources before it
   };
   // One key that a getter asked for, as resolved() prints it.
   struct Asked {
@@ -41,6 +43,7 @@ struct Settings::Data {
   std::map<std::string, Table> tables;
   std::vector<std::pair<std::string, std::vector<Asked>>> asked;  // by section, in the order asked
   int num_read = 0;
+  int num_sources = 0;
 
   // Values read later win. Files on the way here, outermost first, are in chain.
   void add_file(const std::filesystem::path& path, std::vector<std::filesystem::path> chain);
@@ -48,6 +51,11 @@ struct Settings::Data {
                 const std::filesystem::path& folder,
                 const std::vector<std::filesystem::path>& chain);
   void add_override(const std::string& text);
+
+  // Whether nobody asked for it because an earlier file gave it to another choice.
+  static bool is_of_former_choice(const Table& table, const Key& key) {
+    return !key.used && !key.raw && key.source < table.chosen_by;
+  }
 
   Key* find(const std::string& section, const std::string& key);
   std::vector<Asked>& asked_in(const std::string& section);

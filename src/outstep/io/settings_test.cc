@@ -117,6 +117,8 @@ TEST(Settings, AnotherChoiceOnTheCommandLineLeavesTheFilesKeysAlone) {
   };
   EXPECT_THAT(read({}), HasSubstr("unknown key \"counts\""));
   EXPECT_EQ(read({"sync.name=ddp"}), "accepted");
+  EXPECT_THAT(read({"sync.name=acco"}), HasSubstr("unknown key \"counts\"")) << "the same choice";
+  EXPECT_THAT(read({"sync.name=acco", "sync.name=ddp"}), HasSubstr("accepted"));
   EXPECT_THAT(read({"sync.name=ddp", "sync.cuonts=fixed"}), HasSubstr("unknown key \"cuonts\""));
 }
 

@@ -21,7 +21,7 @@
 //   clock.now();           // how late it is
 //
 // Sleepers wake one by one, each when all is quiet again, those of the same time by number: what
-// happens does not depend on the scheduler. Two numbers must not sleep until the same time.
+// happens does not depend on the scheduler. One number must not sleep twice until the same time.
 
 namespace outstep::sync::testing {
 

@@ -44,7 +44,9 @@ class WaitingEngine : public FormulaEngine {
   void on_range_ready(method::RangeCallback callback) override {
     if (!callback) return FormulaEngine::on_range_ready(nullptr);
     FormulaEngine::on_range_ready([this, callback](int64_t begin, int64_t end) {
-      if (begin == 0) EXPECT_TRUE(is_sending_.wait());
+      if (begin == 0) {
+        EXPECT_TRUE(is_sending_.wait());
+      }
       callback(begin, end);
     });
   }
