@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a rank's command with an exchange beside it that never ends: what the processor pays for a transfer.
 
-    bench/shaped_link.sh --rate 140mbit --pin -- bench/beside_exchange.py --bytes 13031424 --folder /tmp/x -- COMMAND …
+    bench/shaped_link.sh --rate 140mbit --pin -- bench/beside_exchange.py --bytes 13031424 --folder FOLDER -- COMMAND …
 
 bench/comm_bench reduce-scatters and all-gathers with the other rank without pause, on this rank's core. After the command's
 own output comes a JSON line with the exchanges per second, by the bytes that the link sent while the command ran. No exchange

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "outstep/base/clock.h"
+#include "outstep/method/committing.h"
 #include "outstep/optim/norm.h"
 
 namespace outstep::apps {
@@ -94,8 +95,7 @@ std::vector<Timing> time_parts(train::Recipe& recipe, train::Assembly& assembly,
       {"optimizer " + assembly.optimizer->name(), std::ref(update), size, "parameters",
        "all parameters; zero1 updates a share"},
   };
-  const comm::Shards shards{
-      .total = params.values().numel(), .count = control.size(), .grain = optim::kNormGrain};
+  const comm::Shards shards = method::shards_of(params, control);
   at::Tensor vector = at::zeros_like(params.values());                      // [size]
   at::Tensor shard = at::zeros({shards.size(control.rank())}, at::kFloat);  // [this rank's]
   if (control.size() > 1) {

@@ -1,4 +1,3 @@
-#include <algorithm>
 
 #include "outstep/apps/commands.h"
 #include "outstep/apps/places.h"
@@ -30,22 +29,11 @@ std::filesystem::path require_resumable(const std::filesystem::path& run) {
   return run;
 }
 
-bool has_another_sync(const std::vector<std::string>& overrides) {
-  return std::any_of(overrides.begin(), overrides.end(), [](const std::string& override) {
-    return override.starts_with("sync.name=");
-  });
-}
-
 int run(const Flags& flags, const Invocation& invocation) {
   const auto folder = require_resumable(flags.run);
   const auto notes = check_resume_overrides(flags.overrides);
   const TrainingJob job{
-      .read_recipe =
-          [&] {
-            auto recipe = train::read_recipe(folder / "recipe.toml", flags.overrides);
-            recipe.has_former_keys = has_another_sync(flags.overrides);
-            return recipe;
-          },
+      .read_recipe = [&] { return train::read_recipe(folder / "recipe.toml", flags.overrides); },
       .run_folder = folder,
       .resume = true,
       .trace = flags.trace,

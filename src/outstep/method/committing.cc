@@ -29,8 +29,20 @@ Contribution accumulate_exactly(GradientEngine& engine, int64_t count,
   return total;
 }
 
+comm::Shards shards_of(int64_t size, const comm::Group& group) {
+  return {.total = size, .count = group.size(), .grain = optim::kNormGrain};
+}
+
 comm::Shards shards_of(const nn::FlatParams& params, const comm::Group& group) {
-  return {.total = params.size(), .count = group.size(), .grain = optim::kNormGrain};
+  return shards_of(params.size(), group);
+}
+
+void require_cuts_anywhere(const optim::Optimizer& optimizer, const std::string& sync) {
+  if (optimizer.cuts_anywhere()) return;
+  throw ConfigError(
+      "sync \"{}\" shards the optimizer at any element, but optimizer \"{}\" can only be cut at "
+      "tensor borders; use sync \"ddp\"",
+      sync, optimizer.name());
 }
 
 OnNonfinite read_on_nonfinite(io::Section& section) {

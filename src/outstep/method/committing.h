@@ -26,6 +26,12 @@ ConfigError finished_too_many(int64_t finished, int64_t asked_for);
 // How replicas share the flat vector out: at multiples of the norm's grain, so that the norm does
 // not depend on their number.
 comm::Shards shards_of(const nn::FlatParams& params, const comm::Group& group);
+// The same of a part of it, which begins at a multiple of the grain.
+comm::Shards shards_of(int64_t size, const comm::Group& group);
+
+// Throws ConfigError for an optimizer that cannot be cut at any element; sync: whose shards it is
+// about.
+void require_cuts_anywhere(const optim::Optimizer& optimizer, const std::string& sync);
 
 // Ends an engine's announcements of ranges, however the scope is left.
 class RangeAnnouncements {

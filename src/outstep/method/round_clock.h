@@ -20,14 +20,6 @@
 
 namespace outstep::method {
 
-// How far communication runs beside computing.
-enum class Overlap {
-  none,                  // after the last micro-batch: zero1
-  backward,              // what is left of the last backward hides gradients: ddp
-  backward_and_forward,  // and the next forward hides parameters: zero1 with overlap
-  everything,            // method::Rounds: dpu, wp, acco
-};
-
 // How fast one replica computes.
 struct ReplicaPace {
   double micro_batch_seconds = 0;  // forward and backward

@@ -45,7 +45,7 @@ Traffic Rounds::traffic(bool gathers_estimate) const {
   const int64_t bytes = small_all_reduce_bytes(kCountBytes + kNormBytes, shards_.count) +
                         reduce_scatter_bytes(shards_, group_.rank(), options_.wire) +
                         gather_bytes(gathers_estimate);
-  return {.bytes_sent = bytes, .overlapped_bytes = bytes, .hides_behind_all_computing = true};
+  return {.bytes_sent = bytes, .overlapped_bytes = bytes, .overlap = Overlap::everything};
 }
 
 Rounds::Times Rounds::take_times() { return std::exchange(times_, {}); }

@@ -34,14 +34,20 @@ struct StepReport {
   double idle_seconds = 0;           // the part of it during which the compute thread waited
 };
 
+// How far communication runs beside computing.
+enum class Overlap {
+  none,                  // after the last micro-batch: zero1
+  backward,              // what is left of the last backward hides gradients: ddp
+  backward_and_forward,  // and the next forward hides parameters: zero1 with overlap
+  everything,            // method::Rounds: dpu, wp, acco
+};
+
 // What one update costs on the wire, by formula: for `outstep plan`, and what tests hold bytes_sent
 // against.
 struct Traffic {
-  int64_t bytes_sent = 0;        // by this rank
-  int64_t overlapped_bytes = 0;  // the part that may travel while this rank computes
-  // Behind which computing: all of it, or what is left of backward when a range is final and of the
-  // next forward pass before a range is read.
-  bool hides_behind_all_computing = false;
+  int64_t bytes_sent = 0;                 // by this rank
+  int64_t overlapped_bytes = 0;           // the part that may travel while this rank computes
+  Overlap overlap = Overlap::none;        // behind what they travel
   std::vector<int64_t> round_bytes = {};  // bytes_sent by round; empty: there is but one
 };
 

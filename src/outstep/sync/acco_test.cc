@@ -497,15 +497,8 @@ TEST(Acco10, AnErrorOfTheCommunicationThreadComesOutAtTheNextMicroBatch) {
 }
 
 std::string complaint(const std::string& keys, int64_t accumulation = 2) {
-  auto settings = io::Settings::from_text("[sync]\n" + keys, "my.toml");
-  io::Section section = settings.section("sync");
-  try {
-    AccoOptions::read(section, accumulation);
-    settings.require_all_used();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no error";
+  return testing::complaint(
+      keys, [&](io::Section& section) { AccoOptions::read(section, accumulation); });
 }
 
 TEST(AccoOptions, AreReadAndHeldAgainstTheirBounds) {

@@ -11,6 +11,7 @@
 namespace outstep::sync {
 namespace {
 
+using testing::complaint;
 using ::testing::HasSubstr;
 using testing::MemoryCheckpoint;
 using testing::Outcome;
@@ -397,18 +398,6 @@ TEST(Zero1, RefusesAnOptimizerThatCannotBeCut) {
       EXPECT_THAT(error.what(), HasSubstr("can only be cut at tensor borders; use sync \"ddp\""));
     }
   });
-}
-
-std::string complaint(const std::string& keys, const std::function<void(io::Section&)>& read) {
-  auto settings = io::Settings::from_text("[sync]\n" + keys, "my.toml");
-  io::Section section = settings.section("sync");
-  try {
-    read(section);
-    settings.require_all_used();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(SyncOptions, AreReadAndHeldAgainstTheirBounds) {

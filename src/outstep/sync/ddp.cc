@@ -41,6 +41,7 @@ method::Traffic Ddp::planned_traffic() const {
   }
   // The last bucket is complete only when backward is.
   traffic.overlapped_bytes = traffic.bytes_sent;
+  traffic.overlap = method::Overlap::backward;
   if (!buckets().empty()) {
     traffic.overlapped_bytes -= bucket_traffic(buckets().back(), parts_.group, options_.wire);
   }

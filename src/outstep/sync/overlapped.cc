@@ -67,12 +67,7 @@ method::RoundLength OverlappedOptions::length(int64_t count, int64_t step, size_
 }
 
 Shard::Shard(const Parts& parts, const std::string& sync) : optimizer_(parts.optimizer) {
-  if (!parts.optimizer.cuts_anywhere()) {
-    throw ConfigError(
-        "sync \"{}\" shards the optimizer at any element, but optimizer \"{}\" can only be cut at "
-        "tensor borders; use sync \"ddp\"",
-        sync, parts.optimizer.name());
-  }
+  method::require_cuts_anywhere(parts.optimizer, sync);
   const comm::Shards shards = method::shards_of(parts.params, parts.group);
   const int rank = parts.group.rank();
   state_ = parts.optimizer.make_state({shards.begin(rank), shards.end(rank)},

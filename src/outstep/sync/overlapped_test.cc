@@ -35,15 +35,7 @@ TEST(Overlapped, RefuseAnOptimizerThatCannotBeCut) {
 }
 
 std::string complaint(const std::string& keys) {
-  auto settings = io::Settings::from_text("[sync]\n" + keys, "my.toml");
-  io::Section section = settings.section("sync");
-  try {
-    OverlappedOptions::read(section);
-    settings.require_all_used();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no error";
+  return testing::complaint(keys, [](io::Section& section) { OverlappedOptions::read(section); });
 }
 
 TEST(Overlapped, OptionsAreReadAndHeldAgainstTheirBounds) {

@@ -40,6 +40,20 @@ inline std::unique_ptr<optim::Optimizer> make_optimizer(const std::string& name,
                                         std::move(segments));
 }
 
+// What reading options from these keys of [sync] complains about, unknown ones included.
+inline std::string complaint(const std::string& keys,
+                             const std::function<void(io::Section&)>& read) {
+  auto settings = io::Settings::from_text("[sync]\n" + keys, "my.toml");
+  io::Section section = settings.section("sync");
+  try {
+    read(section);
+    settings.require_all_used();
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
 struct SyncChoice {
   std::string name = "none";
   comm::Wire wire = comm::Wire::exact;

@@ -48,16 +48,10 @@ Zero1::Zero1(Parts parts, Zero1Options options)
       options_(options),
       progress_(ranges_of_buckets(parts.params, options)),
       bytes_told_(parts.group.bytes_sent()) {
-  if (!parts.optimizer.cuts_anywhere()) {
-    throw ConfigError(
-        "sync \"zero1\" shards the optimizer at any element, but optimizer \"{}\" can only be cut "
-        "at tensor borders; use sync \"ddp\"",
-        parts.optimizer.name());
-  }
+  method::require_cuts_anywhere(parts.optimizer, name());
   const int rank = parts.group.rank();
   for (const optim::Range& range : progress_.buckets()) {
-    const comm::Shards shards{
-        .total = range.size(), .count = parts.group.size(), .grain = optim::kNormGrain};
+    const comm::Shards shards = method::shards_of(range.size(), parts.group);
     const optim::Range own{range.begin + shards.begin(rank), range.begin + shards.end(rank)};
     buckets_.push_back({.range = range,
                         .shards = shards,
@@ -105,7 +99,10 @@ method::Traffic Zero1::planned_traffic() const {
     traffic.bytes_sent += last;
   }
   traffic.bytes_sent += gather_bytes();
-  if (options_.overlap) traffic.overlapped_bytes = traffic.bytes_sent - last;
+  if (options_.overlap) {
+    traffic.overlapped_bytes = traffic.bytes_sent - last;
+    traffic.overlap = method::Overlap::backward_and_forward;
+  }
   traffic.bytes_sent += method::small_all_reduce_bytes(kNormBytes, parts_.group.size());
   return traffic;
 }

@@ -196,11 +196,7 @@ std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly
                                            recipe.train.steps);
   assembly.sync = make_synchronizer(recipe, assembly);
   assembly.mixer = make_mixer(recipe, assembly);
-  if (recipe.has_former_keys) {
-    settings.require_overrides_used();
-  } else {
-    settings.require_all_used();
-  }
+  settings.require_all_used();
   return missing;
 }
 

@@ -21,9 +21,9 @@ constexpr double kEndlessRate = std::numeric_limits<double>::infinity();
 
 Overlap overlap_of(const method::Synchronizer& sync) {
   const method::Traffic traffic = sync.planned_traffic();
-  if (traffic.hides_behind_all_computing) return Overlap::everything;
-  if (traffic.overlapped_bytes == 0) return Overlap::none;
-  return sync.name() == "ddp" ? Overlap::backward : Overlap::backward_and_forward;
+  // Rounds stay rounds where nothing is sent; a lockstep method with one bucket overlaps nothing.
+  const bool overlaps = traffic.overlap == Overlap::everything || traffic.overlapped_bytes > 0;
+  return overlaps ? traffic.overlap : Overlap::none;
 }
 
 std::vector<method::RoundLength> lengths_of(Recipe& recipe, const method::Synchronizer& sync) {

@@ -50,9 +50,6 @@ struct Recipe {
 
   std::string name;  // the file's stem; of a run's recipe.toml the run's name
   io::Settings settings;
-  // A run that goes on with another method has keys of the former one in its recipe; then only
-  // overrides must be known.
-  bool has_former_keys = false;
   comm::Mesh mesh;
   comm::FabricOptions comm;
   TrainOptions train;
