@@ -58,7 +58,7 @@ class WrongRecipes(InTemporaryFolder):
         self.refused(r'there is no recipe "quikstart"; did you mean "quickstart"\?', recipe="quikstart")
 
     def test_impossible_mesh(self):
-        self.refused(r"mesh\.stages = 2: no engine cuts a model into stages", "--mesh.stages=2")
+        self.refused(r"mesh\.stages = 2: engine \"backprop\" trains the whole model", "--mesh.stages=2")
         self.refused(r"mesh\.members = 2: a population needs an ensemble", "--mesh.members=2")
 
     def test_a_combination_that_makes_no_sense(self):

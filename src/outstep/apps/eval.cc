@@ -31,7 +31,9 @@ void require_relevant(const std::vector<std::string>& overrides) {
 }
 
 train::Recipe read_recipe(const StoredModel& stored, std::vector<std::string> overrides) {
-  overrides.push_back("mesh.replicas=1");  // one process evaluates
+  overrides.push_back("mesh.replicas=1");  // one process evaluates, all of the model
+  overrides.push_back("mesh.stages=1");
+  overrides.push_back("engine.name=backprop");
   if (stored.recipe) return train::read_recipe(*stored.recipe, overrides);
   return train::read_recipe_text("", stored.folder.string(), overrides);
 }

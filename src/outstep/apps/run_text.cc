@@ -1,6 +1,7 @@
 #include "outstep/apps/run_text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 
@@ -63,15 +64,19 @@ std::string start_text(train::Recipe& recipe, const train::Assembly& assembly) {
                               assembly.sync->communication_bytes();
   io::Section engine = recipe.settings.section("engine");
   io::Section ensemble = recipe.settings.section("ensemble");
-  std::string text = fmt::format("{}  {} parameters · {} · {} · {} {} each\n",
-                                 assembly.model->family(), with_commas(params.num_parameters()),
-                                 engine.text("precision", "fp32"), assembly.mesh.describe(),
-                                 assembly.threads, assembly.threads == 1 ? "thread" : "threads");
+  std::string text = fmt::format(
+      "{}  {} parameters · {} · {} · {} {} each\n", assembly.model->family(),
+      with_commas(assembly.model->num_parameters()), engine.text("precision", "fp32"),
+      assembly.mesh.describe(), assembly.threads, assembly.threads == 1 ? "thread" : "threads");
   text += fmt::format(
       "engine {} (micro-batch {}) · sync {} · ensemble {} · optimizer {} (lr {:g}, {})\n",
       engine.text("name", "backprop"), assembly.stream->options().micro_batch,
       assembly.sync->name(), ensemble.text("name", "none"), assembly.optimizer->name(), schedule.lr,
       shape_name(schedule.shape));
+  if (assembly.mesh.stages > 1) {
+    text += fmt::format("stages {} blocks; this one has {} parameters\n",
+                        fmt::join(assembly.cut, " + "), with_commas(params.num_parameters()));
+  }
   text +=
       fmt::format("data   {} · {}\n", assembly.data.train->describe(), assembly.data.path.string());
   text += fmt::format("per rank: {} parameters, gradients, optimizer and buffers · {}",

@@ -26,7 +26,7 @@ constexpr double kSampleSeconds = 3;
 // A taste of what a language model has learned; bounded, because it is only a taste.
 void show_sample(const train::Assembly& assembly, Screen& screen) {
   const auto& data = assembly.data;
-  if (!data.tokenizer) return;
+  if (!data.tokenizer || assembly.mesh.stages > 1) return;  // no rank holds all of the model then
   const std::string text = generate(
       *assembly.model, *data.tokenizer,
       {.prompt = "\n", .sample = {.max_tokens = kSampleTokens}, .max_seconds = kSampleSeconds});

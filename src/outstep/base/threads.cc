@@ -35,6 +35,14 @@ void SerialWorker::wait(Ticket ticket) {
   if (error_) std::rethrow_exception(error_);
 }
 
+bool SerialWorker::wait_for(Ticket ticket, std::chrono::milliseconds at_most) {
+  std::unique_lock lock(mutex_);
+  check(ticket <= num_posted_, "a ticket is of a job that was posted here");
+  const bool has_ended = changed_.wait_for(lock, at_most, [&] { return num_ended_ >= ticket; });
+  if (error_) std::rethrow_exception(error_);
+  return has_ended;
+}
+
 void SerialWorker::wait_all() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return num_ended_ == num_posted_; });

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -34,7 +35,8 @@ class SerialWorker {
   SerialWorker& operator=(const SerialWorker&) = delete;
 
   Ticket post(std::function<void()> job);
-  void wait(Ticket ticket);     // until that job has ended
+  void wait(Ticket ticket);                                         // until that job has ended
+  bool wait_for(Ticket ticket, std::chrono::milliseconds at_most);  // whether it has ended
   void wait_all();              // until every posted job has ended
   bool is_done(Ticket ticket);  // never blocks; rethrows like wait
   // Throws the first error a job has thrown, if any; the border at which a background error reaches

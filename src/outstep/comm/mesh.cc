@@ -33,6 +33,14 @@ std::vector<int> Mesh::member_peers(int rank) const {
   return peers;
 }
 
+std::vector<int> Mesh::ranks_of_member(int rank) const {
+  std::vector<int> ranks;
+  for (int r = 0; r < size(); ++r) {
+    if (place_of(r).member == place_of(rank).member) ranks.push_back(r);
+  }
+  return ranks;
+}
+
 std::string Mesh::describe() const {
   return fmt::format("{} × {} × {}", counted(replicas, "replica"), counted(stages, "stage"),
                      counted(members, "member"));

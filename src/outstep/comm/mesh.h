@@ -31,6 +31,8 @@ struct Mesh {
   std::vector<int> replica_peers(int rank) const;
   std::vector<int> stage_peers(int rank) const;
   std::vector<int> member_peers(int rank) const;
+  // All ranks of this rank's member: its replicas and their stages.
+  std::vector<int> ranks_of_member(int rank) const;
 
   // "2 replicas × 1 stage × 1 member"
   std::string describe() const;

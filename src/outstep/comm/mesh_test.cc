@@ -23,6 +23,8 @@ TEST(Mesh, PeersDifferOnOneAxisOnly) {
   EXPECT_THAT(mesh.stage_peers(rank), ElementsAre(20, 21, 22, 23));
   EXPECT_THAT(mesh.replica_peers(rank), ElementsAre(15, 19, 23));
   EXPECT_THAT(mesh.member_peers(rank), ElementsAre(11, 23));
+  EXPECT_THAT(mesh.ranks_of_member(13),
+              ElementsAre(12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23));
 }
 
 TEST(Mesh, DescribesItself) {

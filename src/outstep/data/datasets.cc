@@ -149,7 +149,9 @@ Datasets open_tensors(const DataOptions& options, const Places& places) {
       {.train = {"train.safetensors"}, .validation = {"valid.safetensors", "val.safetensors"}});
   auto train = open_single(files.train, "train_files");
   std::shared_ptr<const TensorDataset> validation;
-  if (files.validation.empty()) {
+  if (files.validation.empty() && train->micro_batch() > 0) {
+    // To be repeated as it stands, to the last example.
+  } else if (files.validation.empty()) {
     const int64_t cut = cut_at(train->size(), options.valid_fraction);
     if (cut < 1 || cut >= train->size()) {
       throw DataError("{}: {} examples cannot be cut into a training and a validation set",
@@ -160,13 +162,16 @@ Datasets open_tensors(const DataOptions& options, const Places& places) {
   } else {
     validation = open_single(files.validation, "valid_files");
   }
-  if (train->input_shape() != validation->input_shape() || train->unit() != validation->unit()) {
+  if (validation &&
+      (train->input_shape() != validation->input_shape() || train->unit() != validation->unit())) {
     throw DataError("{}: examples to train on are {}, but those to validate on {}", path.string(),
                     train->describe(), validation->describe());
   }
   Datasets data;
   data.unit = train->unit();
-  const int64_t num_classes = std::max(train->num_classes(), validation->num_classes());
+  const int64_t num_classes =
+      std::max(train->num_classes(), validation ? validation->num_classes() : 0);
+  data.micro_batch = train->micro_batch();
   (train->is_tokens() ? data.vocab_size : data.num_classes) = num_classes;
   data.input_shape = train->input_shape();
   data.path = path;

@@ -55,6 +55,7 @@ struct Datasets {
   int64_t vocab_size = 0;            // of tokens; 0 otherwise
   int64_t num_classes = 0;           // of images and samples; 0 for tokens
   std::vector<int64_t> input_shape;  // of one example: [T], [C, H, W], …
+  int64_t micro_batch = 0;  // examples in one, of a file of micro-batches to be read in order
   std::vector<std::string> class_names;  // by class; may be empty
   std::filesystem::path path;            // what was opened
 };

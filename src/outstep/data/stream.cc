@@ -84,6 +84,12 @@ void Stream::seek(int64_t num_drawn) {
   num_drawn_ = num_drawn;
 }
 
+void Stream::restart_at(int64_t number) {
+  check(number >= options_.replica, "a stream cannot be set before its beginning");
+  seek(0);
+  first_ = number - options_.replica;
+}
+
 void Stream::save(io::StateWriter& writer) const {
   writer.shared("stream.first", first_);
   writer.shared("stream.num_replicas", options_.num_replicas);

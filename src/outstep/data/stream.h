@@ -42,6 +42,9 @@ class Stream : public io::Stateful {
   int64_t num_drawn() const { return num_drawn_; }
   // Goes on as if num_drawn micro-batches had been yielded.
   void seek(int64_t num_drawn);
+  // Goes on with the micro-batch of this number, which must be one of this replica's. num_drawn
+  // counts from here.
+  void restart_at(int64_t number);
 
   const Dataset& dataset() const { return *dataset_; }
   const StreamOptions& options() const { return options_; }

@@ -45,18 +45,24 @@ void check_range(const std::string& path, const char* kind, const at::Tensor& va
   }
 }
 
+bool are_micro_batches(const at::Tensor& inputs, const at::Tensor& labels) {
+  return at::isFloatingType(inputs.scalar_type()) && inputs.dim() >= 3 && labels.dim() == 2;
+}
+
 void check_shapes(const std::string& path, const at::Tensor& inputs, const at::Tensor& labels) {
   const bool classes =
       at::isFloatingType(inputs.scalar_type()) && inputs.dim() >= 2 && labels.dim() == 1;
   const bool tokens = is_integer(inputs) && inputs.dim() == 2 && labels.dim() == 2;
-  if (!is_integer(labels) || (!classes && !tokens)) {
+  const bool micro_batches = are_micro_batches(inputs, labels);
+  if (!is_integer(labels) || (!classes && !tokens && !micro_batches)) {
     throw DataError(
         "{}: inputs are {} and labels {}; expected are floating-point inputs [N, …] with integer "
         "labels [N],\n"
-        "  or integer inputs [N, T] with integer labels [N, T]",
+        "  the same by micro-batches, [M, B, …] with [M, B], or integer inputs [N, T] with integer "
+        "labels [N, T]",
         path, shape_text(inputs), shape_text(labels));
   }
-  if (inputs.size(0) != labels.size(0) || (tokens && inputs.size(1) != labels.size(1))) {
+  if (inputs.size(0) != labels.size(0) || (labels.dim() == 2 && inputs.size(1) != labels.size(1))) {
     throw DataError("{}: inputs are {}, but labels are {}; they do not belong together", path,
                     shape_text(inputs), shape_text(labels));
   }
@@ -72,6 +78,11 @@ TensorDataset::TensorDataset(const std::filesystem::path& path) {
   inputs_ = open_tensor(file, "inputs");
   labels_ = open_tensor(file, "labels");
   check_shapes(path.string(), inputs_, labels_);
+  if (are_micro_batches(inputs_, labels_)) {
+    micro_batch_ = inputs_.size(1);
+    inputs_ = inputs_.flatten(0, 1);
+    labels_ = labels_.flatten(0, 1);
+  }
   num_classes_ = largest(labels_) + 1;
   if (is_tokens()) num_classes_ = std::max(num_classes_, largest(inputs_) + 1);
 }
@@ -94,7 +105,11 @@ Batch TensorDataset::gather(std::span<const Example> examples, const Draw&) cons
   }
   at::NoGradGuard no_grad;
   Batch batch;
-  batch.inputs = inputs_.index_select(0, indices).to(is_tokens() ? at::kLong : at::kFloat);
+  const bool is_exact = inputs_.scalar_type() == at::kDouble;
+  batch.inputs = inputs_.index_select(0, indices)
+                     .to(is_tokens() ? at::kLong
+                         : is_exact  ? at::kDouble
+                                     : at::kFloat);
   batch.targets = labels_.index_select(0, indices).to(at::kLong);
   batch.num_samples = num;
   batch.num_units = batch.targets.numel();

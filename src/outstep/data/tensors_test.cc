@@ -73,6 +73,21 @@ TEST(Tensors, ImagesAreCalledImages) {
   EXPECT_EQ(data.slice(1, 2).size(), 1);
 }
 
+TEST(Tensors, MicroBatchesAreExamplesInTheirOrder) {
+  TempFolder folder;
+  const at::Tensor inputs = at::arange(24, at::kDouble).view({2, 3, 4}).div(7);
+  const TensorDataset data(
+      write(folder, inputs, at::tensor({0, 1, 2, 3, 4, 5}, at::kLong).view({2, 3})));
+  EXPECT_EQ(data.size(), 6);
+  EXPECT_EQ(data.micro_batch(), 3);
+  EXPECT_EQ(data.num_classes(), 6);
+  EXPECT_EQ(data.input_shape(), (std::vector<int64_t>{4}));
+  const std::vector<Dataset::Example> second = {{0, 3}, {0, 4}, {0, 5}};
+  const Batch batch = data.gather(second, {});
+  EXPECT_TRUE(at::equal(batch.inputs, inputs[1]));  // float64 stays
+  EXPECT_TRUE(at::equal(batch.targets, at::tensor({3, 4, 5}, at::kLong)));
+}
+
 TEST(Tensors, RefuseWhatDoesNotFit) {
   TempFolder folder;
   const auto error = [&](const at::Tensor& inputs, const at::Tensor& labels) {
@@ -86,7 +101,9 @@ TEST(Tensors, RefuseWhatDoesNotFit) {
   EXPECT_EQ(error(at::zeros({4, 2}), at::zeros({4})),
             ": inputs are Float [4, 2] and labels Float [4]; expected are floating-point inputs "
             "[N, …] with integer "
-            "labels [N],\n  or integer inputs [N, T] with integer labels [N, T]");
+            "labels [N],\n  the same by micro-batches, [M, B, …] with [M, B], or integer inputs "
+            "[N, T] with "
+            "integer labels [N, T]");
   EXPECT_THAT(error(at::zeros({4, 2}, at::kLong), labels), HasSubstr("expected are"));
   EXPECT_THAT(error(at::zeros({4, 2}, at::kLong), at::zeros({4, 3}, at::kLong)),
               HasSubstr("do not belong together"));

@@ -8,10 +8,7 @@
 namespace outstep::engine {
 
 BackpropOptions BackpropOptions::read(io::Section& section) {
-  BackpropOptions options;
-  if (section.text("precision", "fp32", {.choices = {"fp32", "bf16"}}) == "bf16") {
-    options.precision = Precision::bf16;
-  }
+  BackpropOptions options{.precision = read_precision(section)};
   const std::string layout =
       section.text("channels_last", "auto", {.choices = {"auto", "yes", "no"}});
   if (layout != "auto") options.channels_last = layout == "yes";
@@ -35,7 +32,9 @@ BackpropEngine::BackpropEngine(nn::Model& model, nn::FlatParams& params, data::S
       params_(params),
       stream_(stream),
       options_(options),
-      channels_last_(options.channels_last.value_or(model.prefers_channels_last())),
+      form_{.device = params.values().device(),
+            .dtype = dtype_of(options.precision),
+            .channels_last = options.channels_last.value_or(model.prefers_channels_last())},
       ranges_(method::parameter_ranges(params)) {}
 
 BackpropEngine::~BackpropEngine() {
@@ -70,16 +69,6 @@ void BackpropEngine::announce(size_t parameter) noexcept {
   }
 }
 
-data::Batch BackpropEngine::placed(data::Batch batch) const {
-  const at::Device device = params_.values().device();
-  batch.inputs = batch.inputs.to(device);
-  batch.targets = batch.targets.to(device);
-  if (channels_last_ && batch.inputs.dim() == 4) {
-    batch.inputs = batch.inputs.contiguous(at::MemoryFormat::ChannelsLast);
-  }
-  return batch;
-}
-
 at::Tensor BackpropEngine::forward(const data::Batch& batch) {
   nn::ForwardContext context{.training = true, .seed = options_.seed, .micro_batch = batch.index};
   const std::function<void(size_t)> announce_block = [this](size_t block) {
@@ -94,7 +83,7 @@ at::Tensor BackpropEngine::forward(const data::Batch& batch) {
 
 method::Contribution BackpropEngine::accumulate() {
   const at::AutoGradMode grad_mode(true);
-  const data::Batch batch = placed(stream_.next());
+  const data::Batch batch = placed(stream_.next(), form_);
   at::Tensor loss;
   {
     const trace::Span span(options_.tracer, trace::Track::compute, "forward");
@@ -124,7 +113,7 @@ void BackpropEngine::backward(const at::Tensor& loss) {
 
 method::Evaluation BackpropEngine::evaluate(const data::Batch& batch) {
   const at::NoGradGuard no_grad;
-  const data::Batch here = placed(batch);
+  const data::Batch here = placed(batch, form_);
   const Autocast autocast(options_.precision == Precision::bf16, here.inputs.device());
   nn::ForwardContext context{.training = false, .seed = options_.seed, .micro_batch = here.index};
   const at::Tensor logits = model_.forward(here.inputs, context);

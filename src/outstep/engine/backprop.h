@@ -7,6 +7,7 @@
 
 #include "outstep/base/trace.h"
 #include "outstep/data/stream.h"
+#include "outstep/engine/precision.h"
 #include "outstep/io/settings.h"
 #include "outstep/method/engine.h"
 #include "outstep/method/layout.h"
@@ -15,18 +16,14 @@
 
 namespace outstep::engine {
 
-enum class Precision { fp32, bf16 };
-
 struct BackpropOptions {
-  // bf16: forward under autocast, so that matrix products and convolutions run in bfloat16;
-  // parameters, gradients, normalisation and loss stay float32.
   Precision precision = Precision::fp32;
   std::optional<bool> channels_last =
       std::nullopt;   // of image batches; nothing said: as the model prefers
   uint64_t seed = 1;  // of the run: keys dropout
   trace::Tracer* tracer = nullptr;
 
-  // Reads precision ("fp32" or "bf16") and channels_last ("auto", "yes" or "no") of [engine].
+  // Reads precision and channels_last ("auto", "yes" or "no") of [engine].
   static BackpropOptions read(io::Section& section);
 };
 
@@ -62,7 +59,6 @@ class BackpropEngine : public method::GradientEngine {
  private:
   class ReadyHook;
 
-  data::Batch placed(data::Batch batch) const;
   at::Tensor forward(const data::Batch& batch);
   void backward(const at::Tensor& loss);
   void install_hooks();
@@ -72,7 +68,7 @@ class BackpropEngine : public method::GradientEngine {
   nn::FlatParams& params_;
   data::Stream& stream_;
   BackpropOptions options_;
-  bool channels_last_;
+  const BatchForm form_;
   std::vector<optim::Range> ranges_;  // by parameter
 
   method::RangeCallback callback_;

@@ -233,10 +233,10 @@ TEST(Backprop, ThrowsWhatTheCallbackThrows) {
 }
 
 // A block whose parameter the loss does not depend on.
-class Unused : public nn::Block {
+class Unused : public nn::PlainBlock {
  public:
-  Unused() : Block("unused") { add_parameter("unused.weight", {3}, nn::init::ones()); }
-  at::Tensor forward(const at::Tensor& input, nn::ForwardContext&) override { return input; }
+  Unused() : PlainBlock("unused") { add_parameter("unused.weight", {3}, nn::init::ones()); }
+  at::Tensor transform(const at::Tensor& input, nn::ForwardContext&) override { return input; }
 };
 
 TEST(Backprop, AnnouncesParametersThatTheLossDoesNotReach) {

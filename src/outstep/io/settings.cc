@@ -91,6 +91,16 @@ std::string Section::origin(const std::string& key) const {
   return found ? found->origin : "default";
 }
 
+bool Section::is_text(const std::string& key) const {
+  const auto* found = settings_->data_->find(name_, key);
+  return found && found->node->is_string();
+}
+
+void Section::settle(const std::string& key, const std::vector<int64_t>& value,
+                     const std::string& origin) {
+  settings_->data_->settle(name_, key, value, origin);
+}
+
 bool Section::flag(const std::string& key, bool otherwise) {
   return settings_->data_->get<bool>(
       name_, key, otherwise, "true or false",

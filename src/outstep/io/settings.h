@@ -58,6 +58,12 @@ class Section {
                               NumberBounds bounds = {});
   std::vector<std::string> texts(const std::string& key, const std::vector<std::string>& otherwise);
 
+  // Whether the recipe gives the key a text, where it may also be something else.
+  bool is_text(const std::string& key) const;
+  // From here on the key's value is this one, as if a recipe had said so: what the run has found
+  // out. origin tells how ("measured").
+  void settle(const std::string& key, const std::vector<int64_t>& value, const std::string& origin);
+
   // "recipes/my.toml:14:1", "--sync.bucket_bytes" or "default": begins an error about the key's
   // value.
   std::string origin(const std::string& key) const;

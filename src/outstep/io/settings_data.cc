@@ -74,6 +74,13 @@ void Settings::Data::set(const std::string& section, const std::string& key, con
                      .raw = std::move(raw)};
 }
 
+void Settings::Data::settle(const std::string& section, const std::string& key,
+                            const std::vector<int64_t>& value, const std::string& origin) {
+  toml::array list;
+  for (const int64_t element : value) list.push_back(element);
+  set(section, key, list, origin);
+}
+
 void Settings::Data::add_file(const std::filesystem::path& path,
                               std::vector<std::filesystem::path> chain) {
   std::error_code error;

@@ -52,6 +52,9 @@ struct Settings::Data {
                 const std::vector<std::filesystem::path>& chain);
   void add_override(const std::string& text);
 
+  void settle(const std::string& section, const std::string& key, const std::vector<int64_t>& value,
+              const std::string& origin);
+
   // Whether nobody asked for it because an earlier file gave it to another choice.
   static bool is_of_former_choice(const Table& table, const Key& key) {
     return !key.used && !key.raw && key.source < table.chosen_by;

@@ -92,6 +92,7 @@ void apply(const optim::Optimizer& optimizer, nn::FlatParams& params, optim::Sta
                     .params_out = own(params.values()),
                     .state_in = &state,
                     .state_out = &state});
+  params.mark_changed();
 }
 
 }  // namespace outstep::method

@@ -41,6 +41,14 @@ struct Evaluation {
   }
 };
 
+// What an engine measured since it was asked last: beside contributions, for metrics.
+struct EngineReport {
+  bool is_stage = false;    // of a pipeline: only then there is more to say
+  double idle_seconds = 0;  // waited for other stages
+  int64_t bytes_sent = 0;   // to other stages
+  int64_t kept_bytes = 0;   // at most, of micro-batches between their two passes
+};
+
 // Called during a backward pass when [begin, end) of the flat gradient is final: while it is set,
 // every call of accumulate that contributes announces each element of the flat vector exactly once,
 // padding included, in an order of its own. What the callback throws comes out of accumulate.
@@ -60,7 +68,12 @@ class GradientEngine : public io::Stateful {
   virtual Contribution accumulate() = 0;
   // Finishes what is in flight; nothing to do in lockstep.
   virtual Contribution drain() = 0;
-  // A plain forward pass at the live parameters over one batch.
+  // Between two steps, on all ranks, before parameters are evaluated or saved: what is on its way
+  // between stages arrives, to be gone on with afterwards. Changes nothing that follows.
+  virtual void pause() {}
+  virtual EngineReport take_report() { return {}; }
+  // A plain forward pass at the live parameters over one batch. Of several stages the last one has
+  // the result, the others nothing.
   virtual Evaluation evaluate(const data::Batch& batch) = 0;
   // Tells a synchronizer that overlaps with backward that a flat range is final. Set before the
   // last accumulate of a step, null to unset.

@@ -77,6 +77,7 @@ Contribution Rounds::run(GradientEngine& engine, const StepContext& context, Rou
   await(job, context);
   const trace::Span span(context.tracer, trace::Track::compute, "swap", {.step = context.step});
   params_.values().copy_(travelling_);
+  params_.mark_changed();
   send_off(added);
   buffers_before_pending_ = before;
   return added;
@@ -95,6 +96,7 @@ void Rounds::run_alone(const StepContext& context, Round round) {
   await(worker_->post([this, context, round = std::move(round)] { communicate(context, round); }),
         context);
   params_.values().copy_(travelling_);
+  params_.mark_changed();
   pending_.reset();
 }
 

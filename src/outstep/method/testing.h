@@ -45,17 +45,17 @@ class ParametersOnly : public nn::Model {
   at::Tensor example_target(int64_t) const override { return {}; }
 
  private:
-  class OneParameter : public nn::Block {
+  class OneParameter : public nn::PlainBlock {
    public:
-    OneParameter(const std::string& name, int64_t size, nn::Decay decay) : Block(name) {
+    OneParameter(const std::string& name, int64_t size, nn::Decay decay) : PlainBlock(name) {
       add_parameter(name, {size}, nn::init::normal(1), decay);
     }
-    at::Tensor forward(const at::Tensor& input, nn::ForwardContext&) override { return input; }
+    at::Tensor transform(const at::Tensor& input, nn::ForwardContext&) override { return input; }
   };
-  class OneBuffer : public nn::Block {
+  class OneBuffer : public nn::PlainBlock {
    public:
-    explicit OneBuffer(const std::string& name) : Block(name) { add_buffer(name, {}, 1); }
-    at::Tensor forward(const at::Tensor& input, nn::ForwardContext&) override { return input; }
+    explicit OneBuffer(const std::string& name) : PlainBlock(name) { add_buffer(name, {}, 1); }
+    at::Tensor transform(const at::Tensor& input, nn::ForwardContext&) override { return input; }
   };
 
   std::string family_ = "parameters only";

@@ -5,16 +5,19 @@
 namespace outstep::nn {
 namespace {
 
-at::Tensor norm_in_training(const at::Tensor& x, const BatchNorm& norm, bool relu,
-                            const at::Tensor& residual) {
-  return kernels::batch_norm(x, {.gain = norm.weight->tensor,
-                                 .bias = norm.bias->tensor,
-                                 .running_mean = norm.running_mean->tensor,
-                                 .running_var = norm.running_var->tensor,
-                                 .momentum = BatchNorm::kMomentum,
-                                 .epsilon = BatchNorm::kEpsilon,
-                                 .relu = relu,
-                                 .residual = residual});
+at::Tensor norm_in_training(const at::Tensor& x, const BatchNorm& norm,
+                            const ForwardContext& context, bool relu, const at::Tensor& residual) {
+  kernels::BatchNormOptions options{.gain = norm.weight->tensor,
+                                    .bias = norm.bias->tensor,
+                                    .momentum = BatchNorm::kMomentum,
+                                    .epsilon = BatchNorm::kEpsilon,
+                                    .relu = relu,
+                                    .residual = residual};
+  if (context.moves_statistics) {
+    options.running_mean = norm.running_mean->tensor;
+    options.running_var = norm.running_var->tensor;
+  }
+  return kernels::batch_norm(x, options);
 }
 
 at::Tensor norm_in_evaluation(const at::Tensor& x, const BatchNorm& norm) {
@@ -27,19 +30,19 @@ at::Tensor norm_in_evaluation(const at::Tensor& x, const BatchNorm& norm) {
 }  // namespace
 
 at::Tensor batch_norm(const at::Tensor& x, const BatchNorm& norm, const ForwardContext& context) {
-  return context.training ? norm_in_training(x, norm, /*relu=*/false, {})
+  return context.training ? norm_in_training(x, norm, context, /*relu=*/false, {})
                           : norm_in_evaluation(x, norm);
 }
 
 at::Tensor batch_norm_relu(const at::Tensor& x, const BatchNorm& norm,
                            const ForwardContext& context) {
-  return context.training ? norm_in_training(x, norm, /*relu=*/true, {})
+  return context.training ? norm_in_training(x, norm, context, /*relu=*/true, {})
                           : at::relu(norm_in_evaluation(x, norm));
 }
 
 at::Tensor batch_norm_add_relu(const at::Tensor& x, const at::Tensor& residual,
                                const BatchNorm& norm, const ForwardContext& context) {
-  return context.training ? norm_in_training(x, norm, /*relu=*/true, residual)
+  return context.training ? norm_in_training(x, norm, context, /*relu=*/true, residual)
                           : at::relu(norm_in_evaluation(x, norm).add(residual));
 }
 

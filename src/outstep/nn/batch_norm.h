@@ -5,8 +5,8 @@
 namespace outstep::nn {
 
 // Batch normalisation over [B, H, W] of each channel (Ioffe & Szegedy 2015), with torch's defaults.
-// In training it uses the batch's statistics and moves the running ones towards them; otherwise it
-// uses the running ones.
+// In training it uses the batch's statistics and moves the running ones towards them, unless the
+// context says not to; otherwise it uses the running ones.
 struct BatchNorm {
   static constexpr double kEpsilon = 1e-5;
   static constexpr double kMomentum = 0.1;

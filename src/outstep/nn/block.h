@@ -50,12 +50,24 @@ struct Buffer {
 
 class KeyValueCache;
 
+// What passes from block to block: one stream, or the two of a reversible network (coupling.h).
+// Written by whoever made it, by nobody after.
+struct Streams {
+  at::Tensor x = {};
+  at::Tensor other = {};  // x̃; undefined where there is but one
+
+  bool are_two() const { return other.defined(); }
+};
+
 // What one forward pass is told beside its input. A value: an engine makes one per micro-batch and
 // block list.
 struct ForwardContext {
   bool training = false;
   uint64_t seed = 0;        // of the run
   int64_t micro_batch = 0;  // Batch::index; with seed and operation it keys dropout
+  // Whether a pass in training moves batch norm's running statistics. Where a pass is made twice,
+  // because a block's input is rebuilt or its graph made anew, one of the two does.
+  bool moves_statistics = true;
 
   // Called by Model::forward before each block, with its number: its parameters may still be on
   // their way. Borrowed; null: they are all here.
@@ -78,7 +90,9 @@ class Block {
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  virtual at::Tensor forward(const at::Tensor& input, ForwardContext& context) = 0;
+  virtual Streams forward(const Streams& input, ForwardContext& context) = 0;
+  // Whether its input can be rebuilt from its output: it is a Coupling.
+  virtual bool is_reversible() const { return false; }
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   const std::vector<Buffer*>& buffers() const { return buffers_; }
@@ -98,6 +112,18 @@ class Block {
   std::deque<Buffer> owned_buffers_;
   std::vector<Parameter*> parameters_;
   std::vector<Buffer*> buffers_;
+};
+
+// A block of an ordinary network: one stream in, one out.
+class PlainBlock : public Block {
+ public:
+  Streams forward(const Streams& input, ForwardContext& context) final {
+    return {.x = transform(input.x, context)};
+  }
+  virtual at::Tensor transform(const at::Tensor& input, ForwardContext& context) = 0;
+
+ protected:
+  using Block::Block;
 };
 
 }  // namespace outstep::nn

@@ -54,6 +54,19 @@ class ConfigValues {
     }
     return result;
   }
+  std::vector<std::string> texts(const std::string& key,
+                                 const std::vector<std::string>& otherwise) const {
+    const auto found = config_.find(key);
+    if (found == config_.end()) return otherwise;
+    std::vector<std::string> result;
+    for (const auto& element : *found) {
+      if (!found->is_array() || !element.is_string()) {
+        throw DataError("{}: \"{}\" is {}, expected a list of texts", origin_, key, found->dump());
+      }
+      result.push_back(element.get<std::string>());
+    }
+    return result;
+  }
   // In [0, below).
   double number_below(const std::string& key, double otherwise, double below) const {
     const auto value = get<double>(key, otherwise);

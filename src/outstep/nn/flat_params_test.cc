@@ -8,15 +8,15 @@
 namespace outstep::nn {
 namespace {
 
-class Scale : public Block {
+class Scale : public PlainBlock {
  public:
-  Scale(const std::string& name, int64_t size, Parameter* shared = nullptr) : Block(name) {
+  Scale(const std::string& name, int64_t size, Parameter* shared = nullptr) : PlainBlock(name) {
     gain = &add_parameter(name + ".gain", {size}, init::normal(1), Decay::no);
     bias = &add_parameter(name + ".bias", {3, 1}, init::constant(0.5));
     count = &add_buffer(name + ".count", {2}, 7);
     if (shared) share_parameter(*shared);
   }
-  at::Tensor forward(const at::Tensor& x, ForwardContext&) override {
+  at::Tensor transform(const at::Tensor& x, ForwardContext&) override {
     return x * gain->tensor + bias->tensor.sum();
   }
 

@@ -5,73 +5,30 @@
 #include "outstep/base/errors.h"
 #include "outstep/nn/attention.h"
 #include "outstep/nn/dropout.h"
+#include "outstep/nn/gpt2_parts.h"
 #include "outstep/nn/kernels/bias_gelu.h"
-#include "outstep/nn/kernels/layer_norm.h"
 
 // B examples, T tokens, C = n_embd, V = vocab_size, I = n_inner
 
 namespace outstep::nn {
 namespace {
 
-// A layer norm's gain and bias.
-struct Norm {
-  Parameter* weight;
-  Parameter* bias;
-};
-
-// Hugging Face's Conv1D: a linear layer whose weight is stored [in, out].
-struct Conv1d {
-  Parameter* weight;
-  Parameter* bias;
-};
-
-class Gpt2Part : public Block {
- protected:
-  Gpt2Part(std::string name, const Gpt2Options& options)
-      : Block(std::move(name)), options_(options) {}
-
-  Norm add_norm(const std::string& name) {
-    return {&add_parameter(name + ".weight", {options_.n_embd}, init::ones(), Decay::no),
-            &add_parameter(name + ".bias", {options_.n_embd}, init::zeros(), Decay::no)};
-  }
-  Conv1d add_conv1d(const std::string& name, int64_t in, int64_t out, double deviation) {
-    return {&add_parameter(name + ".weight", {in, out}, init::normal(deviation)),
-            &add_parameter(name + ".bias", {out}, init::zeros(), Decay::no)};
-  }
-  kernels::NormOptions with(const Norm& norm) const {
-    return {norm.weight->tensor, norm.bias->tensor, options_.layer_norm_epsilon};
-  }
-
-  const Gpt2Options options_;
-};
+using Gpt2Part = Gpt2Parts<PlainBlock>;
 
 class Embedding : public Gpt2Part {
  public:
   explicit Embedding(const Gpt2Options& options) : Gpt2Part("transformer.wte", options) {
-    const Init init = init::normal(options.initializer_range);
-    tokens_ = &add_parameter("transformer.wte.weight", {options.vocab_size, options.n_embd}, init);
-    positions_ =
-        &add_parameter("transformer.wpe.weight", {options.n_positions, options.n_embd}, init);
+    tables_ = add_tables();
   }
 
-  at::Tensor forward(const at::Tensor& tokens, ForwardContext& context) override {
-    const int64_t begin = context.cache ? context.cache->length() : 0;
-    const int64_t length = tokens.size(1);
-    if (begin + length > options_.n_positions) {
-      throw ConfigError("{} tokens are more than model.n_positions = {}", begin + length,
-                        options_.n_positions);
-    }
-    const at::Tensor positions = positions_->tensor.narrow(0, begin, length);    // [T, C]
-    const at::Tensor x = at::embedding(tokens_->tensor, tokens).add(positions);  // [B, T, C]
-    return dropout(x, options_.embd_pdrop, context, kDrop);
+  at::Tensor transform(const at::Tensor& tokens, ForwardContext& context) override {
+    return embed(tokens, tables_, context);  // [B, T, C]
   }
 
-  Parameter& tokens() { return *tokens_; }
+  Parameter& tokens() { return *tables_.tokens; }
 
  private:
-  static constexpr uint32_t kDrop = purpose("transformer.drop");
-  Parameter* tokens_;
-  Parameter* positions_;
+  Tables tables_;
 };
 
 // One layer: x + attention(norm(x)), then the same with the two-layer perceptron.
@@ -99,23 +56,18 @@ class Layer : public Gpt2Part {
     mlp_out_ = add_conv1d(name() + ".mlp.c_proj", options.inner(), width, residual_deviation);
   }
 
-  at::Tensor forward(const at::Tensor& input, ForwardContext& context) override {
-    const at::Tensor qkv = project(kernels::layer_norm(input, with(norm_1_)), qkv_);  // [B, T, 3C]
+  at::Tensor transform(const at::Tensor& input, ForwardContext& context) override {
+    const at::Tensor qkv = qkv_.project(kernels::layer_norm(input, with(norm_1_)));  // [B, T, 3C]
     const at::Tensor mixed =
         causal_attention(qkv, qkv_.bias->tensor, attention_options_, context);  // [B, T, C]
     const auto [x, normed] =
-        add_and_normalise(input, project(mixed, attention_out_), context);  // [B, T, C] both
+        add_and_normalise(input, attention_out_.project(mixed), context);  // [B, T, C] both
     const at::Tensor hidden =
-        kernels::bias_gelu(project(normed, mlp_in_), mlp_in_.bias->tensor);  // [B, T, I]
-    return add(x, project(hidden, mlp_out_), mlp_out_, mlp_drop_, context);
+        kernels::bias_gelu(mlp_in_.project(normed), mlp_in_.bias->tensor);  // [B, T, I]
+    return add(x, mlp_out_.project(hidden), mlp_out_, mlp_drop_, context);
   }
 
  private:
-  // Without the bias, which the next kernel adds.
-  static at::Tensor project(const at::Tensor& x, const Conv1d& layer) {
-    return at::matmul(x, layer.weight->tensor);
-  }
-
   bool drops(const ForwardContext& context) const {
     return context.training && options_.resid_pdrop > 0;
   }
@@ -158,7 +110,7 @@ class Head : public Gpt2Part {
     }
   }
 
-  at::Tensor forward(const at::Tensor& x, ForwardContext&) override {
+  at::Tensor transform(const at::Tensor& x, ForwardContext&) override {
     return at::linear(kernels::layer_norm(x, with(norm_)), table_->tensor);  // [B, T, V]
   }
 

@@ -38,6 +38,8 @@ struct Gpt2Options {
   // What the section does not say comes from the facts, then from the defaults. Throws ConfigError:
   // a value out of range, n_embd that n_head does not divide, a vocabulary or context too small for
   // the data.
+  static Gpt2Options read(io::Section& section, const ModelFacts& facts,
+                          const Gpt2Options& defaults);
   static Gpt2Options read(io::Section& section, const ModelFacts& facts);
   // Reads a config.json of transformers. Throws DataError for settings that would be another model
   // than this one.

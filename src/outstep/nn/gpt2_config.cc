@@ -52,7 +52,11 @@ void Gpt2Options::require_takes(const ModelFacts& facts, const OriginOf& origin_
 }
 
 Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts) {
-  const Gpt2Options defaults;
+  return read(section, facts, {});
+}
+
+Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts,
+                              const Gpt2Options& defaults) {
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
   const io::NumberBounds share{.min = 0, .max = 0.99};
   const auto known_or = [](int64_t fact, int64_t otherwise) { return fact > 0 ? fact : otherwise; };

@@ -21,16 +21,16 @@ Activation activation_of(const std::string& name) {
 
 // A linear layer with torch's initialisation, behind a flattening of all dims but the first, and an
 // activation.
-class Dense : public Block {
+class Dense : public PlainBlock {
  public:
   Dense(const std::string& name, int64_t in, int64_t out, Activation activation)
-      : Block(name), activation_(activation) {
+      : PlainBlock(name), activation_(activation) {
     weight_ = &add_parameter(name + ".weight", {out, in}, init::kaiming_uniform_fan_in());
     bias_ = &add_parameter(name + ".bias", {out},
                            init::uniform(1 / std::sqrt(static_cast<double>(in))), Decay::no);
   }
 
-  at::Tensor forward(const at::Tensor& x, ForwardContext&) override {
+  at::Tensor transform(const at::Tensor& x, ForwardContext&) override {
     const at::Tensor y = at::linear(x.flatten(1), weight_->tensor, bias_->tensor);
     switch (activation_) {
       case Activation::relu:

@@ -23,12 +23,12 @@ LossValue Model::plain_loss(const at::Tensor& logits, const at::Tensor& targets)
 }
 
 at::Tensor Model::forward(const at::Tensor& input, ForwardContext& context) const {
-  at::Tensor activation = input;
+  Streams streams{.x = input};
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (context.before_block) (*context.before_block)(i);
-    activation = blocks[i]->forward(activation, context);
+    streams = blocks[i]->forward(streams, context);
   }
-  return activation;
+  return streams.x;
 }
 
 int64_t Model::num_parameters() const {

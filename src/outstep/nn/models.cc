@@ -5,6 +5,8 @@
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/mlp.h"
 #include "outstep/nn/resnet.h"
+#include "outstep/nn/revgpt.h"
+#include "outstep/nn/revnet.h"
 
 namespace outstep::nn {
 namespace {
@@ -12,16 +14,23 @@ namespace {
 std::unique_ptr<Model> make_named(const std::string& name, io::Section& section,
                                   const ModelFacts& facts) {
   if (name == "gpt2") return std::make_unique<Gpt2>(Gpt2Options::read(section, facts));
+  if (name == "revgpt") return std::make_unique<RevGpt>(RevGptOptions::read(section, facts));
   if (name == "resnet18") return std::make_unique<ResNet>(ResNetOptions::read(section, 18, facts));
   if (name == "resnet34") return std::make_unique<ResNet>(ResNetOptions::read(section, 34, facts));
   if (name == "resnet50") return std::make_unique<ResNet>(ResNetOptions::read(section, 50, facts));
+  if (name.starts_with("revnet")) {
+    const std::string depth = name.substr(std::string("revnet").size());
+    return std::make_unique<RevNet>(
+        RevNetOptions::read(section, depth.empty() ? 0 : std::stoi(depth), facts));
+  }
   return std::make_unique<Mlp>(MlpOptions::read(section, facts));
 }
 
 }  // namespace
 
 std::vector<std::string> model_names() {
-  return {"gpt2", "resnet18", "resnet34", "resnet50", "mlp"};
+  return {"gpt2",     "resnet18", "resnet34", "resnet50", "revgpt",
+          "revnet18", "revnet34", "revnet50", "revnet",   "mlp"};
 }
 
 std::unique_ptr<Model> make_model(io::Section section, const ModelFacts& facts) {
@@ -35,11 +44,16 @@ std::unique_ptr<Model> make_model(io::Section section, const ModelFacts& facts) 
 std::unique_ptr<Model> make_model(const nlohmann::ordered_json& config, const std::string& origin) {
   const auto type = ConfigValues(config, origin).get<std::string>("model_type", "");
   if (type == "gpt2") return std::make_unique<Gpt2>(Gpt2Options::from_hugging_face(config, origin));
+  if (type == "outstep_revgpt")
+    return std::make_unique<RevGpt>(RevGptOptions::from_config(config, origin));
   if (type == "outstep_resnet")
     return std::make_unique<ResNet>(ResNetOptions::from_config(config, origin));
+  if (type == "outstep_revnet")
+    return std::make_unique<RevNet>(RevNetOptions::from_config(config, origin));
   if (type == "outstep_mlp") return std::make_unique<Mlp>(MlpOptions::from_config(config, origin));
   throw DataError(
-      "{}: \"model_type\" is \"{}\", expected \"gpt2\", \"outstep_resnet\" or \"outstep_mlp\"",
+      "{}: \"model_type\" is \"{}\", expected \"gpt2\", \"outstep_resnet\", \"outstep_revgpt\", "
+      "\"outstep_revnet\" or \"outstep_mlp\"",
       origin, type);
 }
 

@@ -25,7 +25,7 @@ std::unique_ptr<Model> make(const std::string& keys, const ModelFacts& facts) {
 
 TEST(Models, MakesEveryName) {
   for (const std::string& name : model_names()) {
-    const bool is_text = name == "gpt2";
+    const bool is_text = name == "gpt2" || name == "revgpt";
     const auto model = make("name = \"" + name + "\"\n", is_text ? kText : kImages);
     const at::Tensor input = model->example_input(2);
     EXPECT_EQ(input.size(0), 2);
@@ -47,6 +47,7 @@ TEST(Models, RefusesUnknownNamesAndKeys) {
 TEST(Models, EveryConfigMakesTheSameModelAgain) {
   for (const char* keys :
        {"name = \"gpt2\"\nn_layer = 1\nn_embd = 24\n", "name = \"resnet34\"\nwidth = 4\n",
+        "name = \"revnet18\"\nwidth = 4\n", "name = \"revnet\"\nwidth = 4\n",
         "name = \"mlp\"\nhidden_sizes = [8, 9]\nactivation = \"tanh\"\n"}) {
     const auto model =
         make(keys, std::string(keys).find("gpt2") != std::string::npos ? kText : kImages);

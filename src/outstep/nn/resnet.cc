@@ -4,6 +4,7 @@
 
 #include "outstep/base/errors.h"
 #include "outstep/nn/batch_norm.h"
+#include "outstep/nn/images.h"
 
 // B images, C channels, H × W pixels
 
@@ -31,9 +32,9 @@ struct ConvNorm {
   }
 };
 
-class ResNetPart : public Block {
+class ResNetPart : public PlainBlock {
  protected:
-  using Block::Block;
+  using PlainBlock::PlainBlock;
 
   ConvNorm add_conv_norm(const std::string& conv, const std::string& norm, const Shape& shape,
                          double gain = 1) {
@@ -62,7 +63,7 @@ class Stem : public ResNetPart {
                            .stride = pools_ ? 2 : 1});
   }
 
-  at::Tensor forward(const at::Tensor& images, ForwardContext& context) override {
+  at::Tensor transform(const at::Tensor& images, ForwardContext& context) override {
     const at::Tensor x = batch_norm_relu(conv_.convolve(images), conv_.norm, context);
     return pools_ ? at::max_pool2d(x, 3, 2, 1) : x;
   }
@@ -103,7 +104,7 @@ class Residual : public ResNetPart {
     }
   }
 
-  at::Tensor forward(const at::Tensor& input, ForwardContext& context) override {
+  at::Tensor transform(const at::Tensor& input, ForwardContext& context) override {
     at::Tensor x = input;
     for (size_t i = 0; i + 1 < branch_.size(); ++i) {
       x = batch_norm_relu(branch_[i].convolve(x), branch_[i].norm, context);
@@ -133,7 +134,7 @@ class Head : public ResNetPart {
     bias_ = &add_parameter("fc.bias", {num_classes}, init::uniform(bound), Decay::no);
   }
 
-  at::Tensor forward(const at::Tensor& x, ForwardContext&) override {
+  at::Tensor transform(const at::Tensor& x, ForwardContext&) override {
     return at::linear(x.mean({2, 3}), weight_->tensor, bias_->tensor);  // [B, num_classes]
   }
 
@@ -178,9 +179,7 @@ const std::string& ResNet::family() const {
 }
 
 at::Tensor ResNet::example_input(int64_t batch) const {
-  const std::vector<int64_t> shape = {batch, options_.in_channels, options_.image_size,
-                                      options_.image_size};
-  return at::arange(c10::multiply_integers(shape), at::kFloat).mul(0.7).sin().view(shape);
+  return example_images({batch, options_.in_channels, options_.image_size, options_.image_size});
 }
 
 at::Tensor ResNet::example_target(int64_t batch) const {

@@ -1,40 +1,14 @@
-#include <fmt/ranges.h>
-
 #include "outstep/base/errors.h"
 #include "outstep/nn/config_values.h"
+#include "outstep/nn/images.h"
 #include "outstep/nn/resnet.h"
 
 // The two ways to describe a ResNet: a recipe's [model] and the config.json of a folder we wrote.
 
 namespace outstep::nn {
-namespace {
-
-constexpr int64_t kLargestSmallImage =
-    64;  // pixels a side; up to here the "cifar" stem is the default
-
-}  // namespace
-
 void ResNetOptions::require_takes(const ModelFacts& facts, const OriginOf& origin_of) const {
-  if (facts.vocab_size > 0) {
-    throw ConfigError(
-        "{}: model \"resnet{}\" reads images, but {} gives tokens; use model \"gpt2\", or data of "
-        "images",
-        origin_of("name"), depth, facts.source);
-  }
-  if (!facts.input_shape.empty() && facts.input_shape.size() != 3) {
-    throw ConfigError(
-        "{}: model \"resnet{}\" reads images [channels, height, width], but an example of {} is "
-        "[{}]",
-        origin_of("name"), depth, facts.source, fmt::join(facts.input_shape, ", "));
-  }
-  if (num_classes < facts.num_classes) {
-    throw ConfigError("{}: model.num_classes = {} is smaller than the {} classes of {}",
-                      origin_of("num_classes"), num_classes, facts.num_classes, facts.source);
-  }
-  if (!facts.input_shape.empty() && in_channels != facts.input_shape[0]) {
-    throw ConfigError("{}: model.in_channels = {}, but the images of {} have {}",
-                      origin_of("in_channels"), in_channels, facts.source, facts.input_shape[0]);
-  }
+  require_takes_images(fmt::format("resnet{}", depth),
+                       {.in_channels = in_channels, .num_classes = num_classes}, facts, origin_of);
 }
 
 ResNetOptions ResNetOptions::read(io::Section& section, int depth, const ModelFacts& facts) {

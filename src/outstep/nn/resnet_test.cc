@@ -87,7 +87,7 @@ TEST(ResNet, TheImageNetStemQuartersTheImage) {
   const FlatParams params(model, 1);
   ForwardContext context;
   const at::NoGradGuard no_grad;
-  EXPECT_EQ(model.blocks[0]->forward(model.example_input(1), context).sizes(),
+  EXPECT_EQ(model.blocks[0]->forward(Streams{model.example_input(1)}, context).x.sizes(),
             (std::vector<int64_t>{1, 4, 16, 16}));
 }
 

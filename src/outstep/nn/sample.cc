@@ -5,6 +5,7 @@
 #include "outstep/base/errors.h"
 #include "outstep/nn/attention.h"
 #include "outstep/nn/gpt2.h"
+#include "outstep/nn/revgpt.h"
 
 namespace outstep::nn {
 namespace {
@@ -22,12 +23,11 @@ int64_t draw_token(const at::Tensor& logits, const SampleOptions& options, Count
   return tokens[std::min(found, count - 1)].item<int64_t>();
 }
 
-const Gpt2& as_text_model(const Model& model) {
-  const auto* gpt2 = dynamic_cast<const Gpt2*>(&model);
-  if (!gpt2)
-    throw ConfigError("a model of the family \"{}\" makes no text; only \"gpt2\" does",
-                      model.family());
-  return *gpt2;
+const Gpt2Options& sizes_of(const Model& model) {
+  if (const auto* gpt2 = dynamic_cast<const Gpt2*>(&model)) return gpt2->options();
+  if (const auto* revgpt = dynamic_cast<const RevGpt*>(&model)) return revgpt->options().gpt;
+  throw ConfigError("a model of the family \"{}\" makes no text; only \"gpt2\" and \"revgpt\" do",
+                    model.family());
 }
 
 void check_prompt(const std::vector<int64_t>& prompt, int64_t vocab_size) {
@@ -45,7 +45,7 @@ void check_prompt(const std::vector<int64_t>& prompt, int64_t vocab_size) {
 std::vector<int64_t> sample(const Model& model, const std::vector<int64_t>& prompt,
                             const SampleOptions& options,
                             const std::function<void(int64_t token)>& on_token) {
-  const Gpt2Options& sizes = as_text_model(model).options();
+  const Gpt2Options& sizes = sizes_of(model);
   check_prompt(prompt, sizes.vocab_size);
   const at::NoGradGuard no_grad;
   KeyValueCache cache(sizes.n_layer, sizes.n_positions);

@@ -88,7 +88,7 @@ TEST(Sample, RefusesWhatCannotBe) {
   EXPECT_EQ(text_of<ConfigError>([&] { sample(text.model, {1, 31}, {}); }),
             "token 31 of the prompt is outside the model's vocabulary of 31");
   EXPECT_EQ(text_of<ConfigError>([&] { sample(mlp, {1}, {}); }),
-            "a model of the family \"mlp\" makes no text; only \"gpt2\" does");
+            "a model of the family \"mlp\" makes no text; only \"gpt2\" and \"revgpt\" do");
 }
 
 }  // namespace

@@ -12,16 +12,18 @@ using simd::F32x16;
 using simd::kLanes;
 
 // One update's numbers.
-struct Numbers {
-  float gradient_scale;
-  float one_minus_beta1;
-  float beta2;
-  float one_minus_beta2;
-  float root_correction;  // 1 / √(1 − β2^t)
-  float epsilon;
-  float step_size;  // lr / (1 − β1^t)
-  float decay;      // 1 − lr · weight_decay
+template <typename T>
+struct NumbersOf {
+  T gradient_scale;
+  T one_minus_beta1;
+  T beta2;
+  T one_minus_beta2;
+  T root_correction;  // 1 / √(1 − β2^t)
+  T epsilon;
+  T step_size;  // lr / (1 − β1^t)
+  T decay;      // 1 − lr · weight_decay
 };
+using Numbers = NumbersOf<float>;
 
 // The outs of m and v are null in a tentative step.
 struct Pointers {
@@ -94,7 +96,7 @@ OUTSTEP_TARGET_AVX512 void update_avx512(const Numbers& numbers, const Pointers&
 // between processors. A double's root is exact enough that rounding it to float gives the float's
 // root.
 at::Tensor root_of(const at::Tensor& v) {
-  return v.is_cpu() ? v.to(at::kDouble).sqrt_().to(at::kFloat) : v.sqrt();
+  return v.is_cpu() ? v.to(at::kDouble).sqrt_().to(v.scalar_type()) : v.sqrt();
 }
 
 }  // namespace
@@ -107,14 +109,22 @@ Adamw::Rule Adamw::rule(double gradient_scale, double lr, int64_t step) const {
   const double t = static_cast<double>(step);
   const double correction1 = 1 - std::pow(options_.beta1, t);
   const double correction2 = 1 - std::pow(options_.beta2, t);
-  const Numbers numbers{.gradient_scale = static_cast<float>(gradient_scale),
-                        .one_minus_beta1 = static_cast<float>(1 - options_.beta1),
-                        .beta2 = static_cast<float>(options_.beta2),
-                        .one_minus_beta2 = static_cast<float>(1 - options_.beta2),
-                        .root_correction = static_cast<float>(1 / std::sqrt(correction2)),
-                        .epsilon = static_cast<float>(options_.epsilon),
-                        .step_size = static_cast<float>(lr / correction1),
-                        .decay = static_cast<float>(1 - lr * options_.weight_decay)};
+  const NumbersOf<double> exact{.gradient_scale = gradient_scale,
+                                .one_minus_beta1 = 1 - options_.beta1,
+                                .beta2 = options_.beta2,
+                                .one_minus_beta2 = 1 - options_.beta2,
+                                .root_correction = 1 / std::sqrt(correction2),
+                                .epsilon = options_.epsilon,
+                                .step_size = lr / correction1,
+                                .decay = 1 - lr * options_.weight_decay};
+  const Numbers numbers{.gradient_scale = static_cast<float>(exact.gradient_scale),
+                        .one_minus_beta1 = static_cast<float>(exact.one_minus_beta1),
+                        .beta2 = static_cast<float>(exact.beta2),
+                        .one_minus_beta2 = static_cast<float>(exact.one_minus_beta2),
+                        .root_correction = static_cast<float>(exact.root_correction),
+                        .epsilon = static_cast<float>(exact.epsilon),
+                        .step_size = static_cast<float>(exact.step_size),
+                        .decay = static_cast<float>(exact.decay)};
   const auto kernel = simd::pick(kernels(), update_baseline, update_avx2, update_avx512);
   const auto on_cpu = [=](const Piece& piece) {
     Numbers here = numbers;
@@ -128,16 +138,23 @@ Adamw::Rule Adamw::rule(double gradient_scale, double lr, int64_t step) const {
                   .m_out = piece.state_out[0],
                   .v_out = piece.state_out[1]});
   };
-  const auto by_operators = [=](const TensorPiece& piece) {
-    const at::Tensor g = piece.gradient * numbers.gradient_scale;
-    const at::Tensor m = piece.state_in[0] + (g - piece.state_in[0]) * numbers.one_minus_beta1;
-    const at::Tensor v = piece.state_in[1] * numbers.beta2 + g * g * numbers.one_minus_beta2;
-    const at::Tensor root = root_of(v) * numbers.root_correction + numbers.epsilon;
-    const float decay = piece.decays ? numbers.decay : 1;
-    piece.params_out.copy_(piece.params_in * decay - m * numbers.step_size / root);
+  const auto by_operators_with = [=](const auto& k, const TensorPiece& piece) {
+    const at::Tensor g = piece.gradient * k.gradient_scale;
+    const at::Tensor m = piece.state_in[0] + (g - piece.state_in[0]) * k.one_minus_beta1;
+    const at::Tensor v = piece.state_in[1] * k.beta2 + g * g * k.one_minus_beta2;
+    const at::Tensor root = root_of(v) * k.root_correction + k.epsilon;
+    const auto decay = piece.decays ? k.decay : 1;
+    piece.params_out.copy_(piece.params_in * decay - m * k.step_size / root);
     if (!piece.state_out.empty()) {
       piece.state_out[0].copy_(m);
       piece.state_out[1].copy_(v);
+    }
+  };
+  const auto by_operators = [=](const TensorPiece& piece) {
+    if (piece.params_in.scalar_type() == at::kDouble) {
+      by_operators_with(exact, piece);
+    } else {
+      by_operators_with(numbers, piece);
     }
   };
   return {on_cpu, by_operators};

@@ -11,8 +11,8 @@ namespace {
 
 constexpr int64_t kElementsPerTask = 32 * 1024;  // of the flat range: worth a thread
 
-bool is_vector(const at::Tensor& tensor, int64_t size) {
-  return tensor.defined() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous() &&
+bool is_vector(const at::Tensor& tensor, int64_t size, at::ScalarType type) {
+  return tensor.defined() && tensor.scalar_type() == type && tensor.is_contiguous() &&
          tensor.numel() == size;
 }
 
@@ -37,10 +37,10 @@ ElementwiseOptimizer::ElementwiseOptimizer(std::string name, std::vector<std::st
   }
 }
 
-State ElementwiseOptimizer::make_state(Range range, at::Device device) const {
+State ElementwiseOptimizer::make_state(Range range, at::TensorOptions options) const {
   State state{.range = range, .names = vector_names_};
   for (size_t i = 0; i < vector_names_.size(); ++i) {
-    state.vectors.push_back(at::zeros({range.size()}, at::device(device).dtype(at::kFloat)));
+    state.vectors.push_back(at::zeros({range.size()}, options));
   }
   return state;
 }
@@ -52,14 +52,16 @@ int64_t ElementwiseOptimizer::state_bytes_per_parameter() const {
 void ElementwiseOptimizer::check_update(const Update& update) const {
   check(update.state_in != nullptr, "an update has a state");
   const int64_t size = update.state_in->range.size();
-  check(is_vector(update.gradient, size) && is_vector(update.params_in, size) &&
-            is_vector(update.params_out, size),
-        "gradient and parameters are contiguous float32 of the state's range");
+  const at::ScalarType type = update.params_in.scalar_type();
+  check(type == at::kFloat || type == at::kDouble, "parameters are float32 or float64");
+  check(is_vector(update.gradient, size, type) && is_vector(update.params_in, size, type) &&
+            is_vector(update.params_out, size, type),
+        "gradient and parameters are contiguous vectors of the state's range");
   for (const State* state : {update.state_in, static_cast<const State*>(update.state_out)}) {
     if (state == nullptr) continue;
     check(state->vectors.size() == vector_names_.size(), "the state is this optimizer's");
     for (const at::Tensor& vector : state->vectors) {
-      check(is_vector(vector, size), "state vectors are contiguous float32 of the state's range");
+      check(is_vector(vector, size, type), "state vectors are of the state's range and type");
     }
   }
 }
@@ -68,7 +70,8 @@ void ElementwiseOptimizer::update(const Update& update) const {
   check_update(update);
   const int64_t step = update.state_in->step + 1;
   const Rule rule = this->rule(update.gradient_scale, update.lr, step);
-  if (update.params_in.is_cpu() && kernels_ != Kernels::operators) {
+  const bool has_kernel = update.params_in.is_cpu() && update.params_in.scalar_type() == at::kFloat;
+  if (has_kernel && kernels_ != Kernels::operators) {
     update_on_cpu(update, rule);
   } else {
     update_by_operators(update, rule);

@@ -14,7 +14,7 @@ namespace outstep::optim {
 class ElementwiseOptimizer : public Optimizer {
  public:
   const std::string& name() const override { return name_; }
-  State make_state(Range range, at::Device device = at::kCPU) const override;
+  State make_state(Range range, at::TensorOptions options = at::kFloat) const override;
   void update(const Update& update) const override;
   int64_t state_bytes_per_parameter() const override;
 
@@ -32,7 +32,7 @@ class ElementwiseOptimizer : public Optimizer {
     bool keeps_state = false;
     bool decays = false;
   };
-  // The same piece as tensors, for other devices.
+  // The same piece as tensors, for other devices and float64.
   struct TensorPiece {
     at::Tensor gradient;
     at::Tensor params_in;

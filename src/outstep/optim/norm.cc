@@ -182,6 +182,7 @@ ExactSum ExactSum::from_words(const at::Tensor& words) {
 }
 
 ExactSum squared_norm(const at::Tensor& values, Kernels kernels) {
+  if (values.scalar_type() == at::kDouble) return squared_norm(values.to(at::kFloat), kernels);
   check(values.scalar_type() == at::kFloat && values.is_contiguous(),
         "squared_norm needs contiguous float32 values");
   if (values.numel() == 0) return {};

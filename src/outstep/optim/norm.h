@@ -47,8 +47,8 @@ struct ExactSum {
   void carry();  // brings every limb below 2^32
 };
 
-// values [n] float32, contiguous. The same bits on every device, for any number of threads and any
-// kernels.
+// values [n] float32, contiguous (float64 is rounded to it first). The same bits on every device,
+// for any number of threads and any kernels.
 ExactSum squared_norm(const at::Tensor& values, Kernels kernels = best_kernels());
 
 // min(1, max_norm / norm), 1 when max_norm is 0 (no clipping). As in torch's clip_grad_norm_, 1e-6

@@ -30,7 +30,7 @@ struct State {
   Range range;
   int64_t step = 0;                      // updates done
   std::vector<std::string> names = {};   // e.g. "momentum"
-  std::vector<at::Tensor> vectors = {};  // each [range.size()] float32
+  std::vector<at::Tensor> vectors = {};  // each [range.size()]
 
   // Views of a part of the range: writing through them writes here. The step is copied.
   State part(Range part) const;
@@ -53,7 +53,8 @@ struct State {
 //   state_in    read; state_out written, may be the same; null: a tentative step that leaves no
 //   trace (ACCO's estimate)
 //
-// Vectors are contiguous float32 on one device; but for the aliases above they do not overlap.
+// Vectors are contiguous on one device and all float32, or all float64 (by operators, to compare
+// with other implementations); but for the aliases above they do not overlap.
 // Padding is copied, so that all of the outs is defined.
 struct Update {
   at::Tensor gradient;
@@ -71,7 +72,7 @@ class Optimizer {
   virtual ~Optimizer() = default;
 
   virtual const std::string& name() const = 0;
-  virtual State make_state(Range range, at::Device device = at::kCPU) const = 0;
+  virtual State make_state(Range range, at::TensorOptions options = at::kFloat) const = 0;
   virtual void update(const Update& update) const = 0;
   // Whether ranges may be cut at any element, or only where a tensor begins.
   virtual bool cuts_anywhere() const { return true; }

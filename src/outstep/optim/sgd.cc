@@ -11,13 +11,15 @@ using simd::F32x16;
 using simd::kLanes;
 
 // One update's numbers.
-struct Numbers {
-  float gradient_scale;
-  float weight_decay;
-  float momentum;
-  float lr;
+template <typename T>
+struct NumbersOf {
+  T gradient_scale;
+  T weight_decay;
+  T momentum;
+  T lr;
   bool nesterov;
 };
+using Numbers = NumbersOf<float>;
 
 // momentum_in and momentum_out are null without momentum; momentum_out is null in a tentative step.
 struct Pointers {
@@ -126,15 +128,27 @@ Sgd::Rule Sgd::rule(double gradient_scale, double lr, int64_t /*step*/) const {
             .momentum_in = piece.state_in[0],
             .momentum_out = piece.state_out[0]});
   };
-  const auto by_operators = [=](const TensorPiece& piece) {
-    const float weight_decay = piece.decays ? numbers.weight_decay : 0;
-    at::Tensor change = piece.gradient * numbers.gradient_scale + piece.params_in * weight_decay;
+  const auto by_operators_with = [=](const auto& k, const TensorPiece& piece) {
+    const auto weight_decay = piece.decays ? k.weight_decay : 0;
+    at::Tensor change = piece.gradient * k.gradient_scale + piece.params_in * weight_decay;
     if (has_momentum) {
-      const at::Tensor momentum = piece.state_in[0] * numbers.momentum + change;
+      const at::Tensor momentum = piece.state_in[0] * k.momentum + change;
       if (!piece.state_out.empty()) piece.state_out[0].copy_(momentum);
-      change = numbers.nesterov ? change + momentum * numbers.momentum : momentum;
+      change = k.nesterov ? change + momentum * k.momentum : momentum;
     }
-    piece.params_out.copy_(piece.params_in - change * numbers.lr);
+    piece.params_out.copy_(piece.params_in - change * k.lr);
+  };
+  const NumbersOf<double> exact{.gradient_scale = gradient_scale,
+                                .weight_decay = options_.weight_decay,
+                                .momentum = options_.momentum,
+                                .lr = lr,
+                                .nesterov = options_.nesterov};
+  const auto by_operators = [=](const TensorPiece& piece) {
+    if (piece.params_in.scalar_type() == at::kDouble) {
+      by_operators_with(exact, piece);
+    } else {
+      by_operators_with(numbers, piece);
+    }
   };
   return {on_cpu, by_operators};
 }

@@ -24,7 +24,7 @@ DdpOptions DdpOptions::read(io::Section& section) {
 Ddp::Ddp(Parts parts, DdpOptions options)
     : parts_(parts),
       options_(options),
-      state_(parts.optimizer.make_state({0, parts.params.size()}, parts.params.values().device())),
+      state_(parts.optimizer.make_state({0, parts.params.size()}, parts.params.values().options())),
       progress_(method::plan_buckets(parts.params, options.buckets)) {
   if (parts.group.size() > 1) worker_ = std::make_unique<SerialWorker>("ddp");
 }

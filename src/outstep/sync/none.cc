@@ -11,7 +11,8 @@ NoneOptions NoneOptions::read(io::Section& section) {
 None::None(Parts parts, NoneOptions options)
     : parts_(parts),
       options_(options),
-      state_(parts.optimizer.make_state({0, parts.params.size()}, parts.params.values().device())) {
+      state_(
+          parts.optimizer.make_state({0, parts.params.size()}, parts.params.values().options())) {
   if (parts.group.size() > 1) {
     throw ConfigError(
         "sync \"none\" trains one replica, mesh.replicas is {}; set sync.name to \"ddp\" or "

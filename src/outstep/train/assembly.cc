@@ -1,6 +1,7 @@
 #include "outstep/train/assembly.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "outstep/base/hash.h"
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
+#include "outstep/engine/pipeline/pipeline.h"
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
@@ -33,11 +35,20 @@ void require_supported(const comm::Mesh& mesh) {
         "mesh.members = 1",
         mesh.members);
   }
-  if (mesh.stages > 1) {
+}
+
+// Whether ranks run stages that talk to each other, be it but one.
+bool has_pipeline(Recipe& recipe) {
+  io::Section section = recipe.settings.section("engine");
+  const std::string name = section.text("name", "backprop", {.choices = engine_names()});
+  const bool is_pipeline = std::ranges::count(engine::pipeline_mode_names(), name) > 0;
+  if (!is_pipeline && recipe.mesh.stages > 1) {
     throw ConfigError(
-        "mesh.stages = {}: no engine cuts a model into stages yet; use mesh.stages = 1",
-        mesh.stages);
+        "mesh.stages = {}: engine \"{}\" trains the whole model on every rank; use an engine of "
+        "stages, as --engine.name=petra, or mesh.stages = 1",
+        recipe.mesh.stages, name);
   }
+  return is_pipeline;
 }
 
 at::Device choose_device(const std::string& name) {
@@ -102,10 +113,45 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
   options.num_replicas = assembly.mesh.replicas;
   options.seed = recipe.train.seed;
   options.shuffle = data.shuffle;
+  if (const int64_t ready = assembly.data.micro_batch; ready > 0) {
+    options.shuffle = false;
+    if (options.micro_batch != ready) {
+      throw ConfigError(
+          "{}: engine.micro_batch = {}, but the file of data \"tensors\" has "
+          "micro-batches of {}",
+          recipe.settings.section("engine").origin("micro_batch"), options.micro_batch, ready);
+    }
+  }
   options.augment = data.augment;
   options.prefetch = static_cast<int>(data.prefetch);
   options.tracer = tracer;
   return std::make_unique<data::Stream>(assembly.data.train, options);
+}
+
+// Balances the mode's own costs, from times measured here.
+engine::Cut measured_cut(const engine::PipelineOptions& options, int64_t micro_batch,
+                         const Assembly& assembly) {
+  const nn::Model& model = *assembly.model;
+  const auto costs = engine::measure_blocks(
+      *assembly.model, model.example_input(micro_batch), model.example_target(micro_batch),
+      {.device = assembly.device,
+       .dtype = engine::dtype_of(options.precision),
+       .channels_last = options.channels_last.value_or(model.prefers_channels_last())});
+  return engine::balanced_cut(costs, assembly.mesh.stages, options.mode);
+}
+
+// Ranks would measure differently: all take rank 0's. world: null for one process.
+engine::Cut agreed_cut(comm::Group* world, const std::function<engine::Cut()>& measure) {
+  if (!world) return measure();
+  engine::Cut cut;
+  together(*world, [&] {
+    if (world->rank() == 0) cut = measure();
+  });
+  const std::string text = broadcast_text(*world, fmt::format("{}", fmt::join(cut, " ")));
+  std::istringstream words(text);
+  cut.clear();
+  for (int64_t blocks = 0; words >> blocks;) cut.push_back(blocks);
+  return cut;
 }
 
 data::DataOptions read_data(Recipe& recipe) {
@@ -151,10 +197,11 @@ void use_threads(Assembly& assembly, int64_t num_threads) {
   at::set_num_threads(static_cast<int>(num_threads));
 }
 
-std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric) {
+std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric) {
   const comm::Mesh& mesh = recipe.mesh;
   const int rank = fabric.world().rank;
   require_supported(mesh);
+  const bool is_pipeline = has_pipeline(recipe);
   require_world(mesh, fabric.world());
   auto assembly = std::make_unique<Assembly>();
   assembly->mesh = mesh;
@@ -165,11 +212,13 @@ std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric
   require_same(mesh.describe(), "another mesh", *assembly->world_group);
   assembly->replica_group = fabric.new_group("replica", mesh.replica_peers(rank));
   assembly->control_group = fabric.new_group("control", mesh.replica_peers(rank));
+  assembly->member_group = fabric.new_group("member", mesh.ranks_of_member(rank));
+  if (is_pipeline) assembly->stage_group = fabric.new_group("stage", mesh.stage_peers(rank));
   return assembly;
 }
 
-std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
-                  trace::Tracer* tracer, MissingData missing_data) {
+std::string build_model(Recipe& recipe, const data::Places& places, Assembly& assembly,
+                        MissingData missing_data) {
   io::Settings& settings = recipe.settings;
   assembly.device = choose_device(recipe.train.device);
   const data::DataOptions data_options = read_data(recipe);
@@ -185,10 +234,45 @@ std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly
   }
   assembly.model = nn::make_model(settings.section("model"), facts);
   if (!assembly.data.train) assembly.data = stand_in(*assembly.model, facts);
-  assembly.params =
-      std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, assembly.device);
+  return missing;
+}
+
+void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
+  if (!assembly.stage_group) return;
+  io::Section section = recipe.settings.section("engine");
+  const std::string name = section.text("name", "backprop");
+  const auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
+  const int64_t micro_batch =
+      section.integer("micro_batch", data::StreamOptions().micro_batch, {.min = 1});
+  const int num_stages = assembly.mesh.stages;
+  const engine::Cut whole = {std::ssize(assembly.model->blocks)};
+  const bool is_said = section.has("stages") && !section.is_text("stages");
+  if (num_stages == 1 && !is_said) {
+    section.text("stages", "auto", {.choices = {"auto"}});
+    assembly.cut = whole;
+    return;
+  }
+  if (!is_said) {
+    section.text("stages", "auto", {.choices = {"auto"}});
+    engine::require_enough_blocks(*assembly.model, num_stages, section.origin("stages"));
+    const auto measure = [&] { return measured_cut(options, micro_batch, assembly); };
+    section.settle("stages", agreed_cut(world, measure), "measured");
+  }
+  assembly.cut = section.integers("stages", whole);
+  engine::require_cuts(*assembly.model, assembly.cut, num_stages, section.origin("stages"));
+}
+
+void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer) {
+  io::Settings& settings = recipe.settings;
+  io::Section engine = settings.section("engine");
+  nn::Placement placement{.device = assembly.device,
+                          .dtype = engine::dtype_of(engine::read_precision(engine))};
+  if (!assembly.cut.empty()) {
+    placement.blocks = engine::blocks_of(assembly.cut, assembly.place.stage);
+  }
+  assembly.params = std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, placement);
   assembly.start_from = settings.section("model").text("start_from", "");
-  assembly.stream = make_stream(recipe, data_options, assembly, tracer);
+  assembly.stream = make_stream(recipe, read_data(recipe), assembly, tracer);
   assembly.engine = make_engine(recipe, assembly, tracer);
   assembly.optimizer = make_optimizer(recipe, assembly);
   io::Section optimizer = settings.section("optimizer");
@@ -197,6 +281,13 @@ std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly
   assembly.sync = make_synchronizer(recipe, assembly);
   assembly.mixer = make_mixer(recipe, assembly);
   settings.require_all_used();
+}
+
+std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
+                  trace::Tracer* tracer, MissingData missing_data) {
+  std::string missing = build_model(recipe, places, assembly, missing_data);
+  choose_cut(recipe, assembly, nullptr);
+  build_rest(recipe, assembly, tracer);
   return missing;
 }
 
@@ -205,9 +296,12 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, c
   auto assembly = make_groups(recipe, fabric);
   comm::Group& world = *assembly->world_group;
   use_threads(*assembly, fair_threads(recipe.train.threads, fabric.world().local_size));
-  together(world, [&] { build(recipe, places, *assembly, tracer); });
+  together(world, [&] { build_model(recipe, places, *assembly); });
+  choose_cut(recipe, *assembly, &world);
+  together(world, [&] { build_rest(recipe, *assembly, tracer); });
   require_same(recipe.settings.resolved(), "another recipe", world);
-  comm::require_agreement(world, "parameters", hash_text(layout_of(*assembly->params)));
+  comm::require_agreement(*assembly->control_group, "parameters",
+                          hash_text(layout_of(*assembly->params)));
   return assembly;
 }
 

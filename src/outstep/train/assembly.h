@@ -8,6 +8,7 @@
 #include "outstep/comm/fabric.h"
 #include "outstep/data/datasets.h"
 #include "outstep/data/stream.h"
+#include "outstep/engine/pipeline/cut.h"
 #include "outstep/method/engine.h"
 #include "outstep/method/mixer.h"
 #include "outstep/method/synchronizer.h"
@@ -27,9 +28,12 @@ struct Assembly {
   int64_t threads = 1;                         // compute threads of this rank
   std::unique_ptr<comm::Group> world_group;    // all ranks: stopping, identity checks
   std::unique_ptr<comm::Group> replica_group;  // the sync's; its collectives run on its thread
-  std::unique_ptr<comm::Group> control_group;  // along replica: evaluation, step statistics
+  std::unique_ptr<comm::Group> control_group;  // along replica: running statistics
+  std::unique_ptr<comm::Group> member_group;   // replicas and stages: evaluation, step statistics
+  std::unique_ptr<comm::Group> stage_group;    // the pipeline's, for its engine alone; else null
   data::Datasets data;
-  std::unique_ptr<nn::Model> model;
+  std::unique_ptr<nn::Model> model;  // the whole of it, of which a stage holds some blocks
+  engine::Cut cut;                   // blocks a stage; empty: the model is not cut
   std::unique_ptr<nn::FlatParams> params;
   std::filesystem::path start_from;  // weights that step 0 begins with; empty: those of the seed
   std::unique_ptr<data::Stream> stream;
@@ -38,6 +42,8 @@ struct Assembly {
   optim::Schedule schedule;
   std::unique_ptr<method::Synchronizer> sync;
   std::unique_ptr<method::Mixer> mixer;  // null: none
+
+  bool is_last_stage() const { return place.stage + 1 == mesh.stages; }
 
   Assembly();
   ~Assembly();
@@ -55,12 +61,20 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, c
 void require_world(const comm::Mesh& mesh, const comm::World& world);
 
 // The parts of assemble, for whoever builds a rank without its peers (plan.cc).
-std::unique_ptr<Assembly> make_groups(const Recipe& recipe, comm::Fabric& fabric);
+std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric);
 enum class MissingData {
   refuse,    // DataError
   stand_in,  // the model's own examples take its place
 };
-// Returns why data was replaced; empty: it is here.
+// Data and model. Returns why data was replaced; empty: it is here.
+std::string build_model(Recipe& recipe, const data::Places& places, Assembly& assembly,
+                        MissingData missing_data = MissingData::refuse);
+// Where engine.stages cuts it; "auto" measures, and settles the recipe's key. Every rank of the
+// world calls it; null: one process alone.
+void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world);
+// The rest, for the cut that all ranks agree on.
+void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer);
+// All three, for one process.
 std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
                   trace::Tracer* tracer, MissingData missing_data = MissingData::refuse);
 

@@ -78,7 +78,8 @@ TEST_F(AssemblyTest, CombinationsThatMakeNoSenseAreRefusedWithTheReason) {
                     HasSubstr("use sync \"ddp\" or \"zero1\""),
                     HasSubstr("A run can go on with another sync: --sync.name=ddp")));
   EXPECT_THAT(error_of({"mesh.members=2"}), HasSubstr("mesh.members = 2: a population needs"));
-  EXPECT_THAT(error_of({"mesh.stages=2"}), HasSubstr("mesh.stages = 2: no engine cuts"));
+  EXPECT_THAT(error_of({"mesh.stages=2"}),
+              HasSubstr("mesh.stages = 2: engine \"backprop\" trains the whole model"));
 }
 
 TEST_F(AssemblyTest, AGpuThatIsNotThereIsAConfigError) {

@@ -13,6 +13,7 @@
 #include "outstep/io/files.h"
 #include "outstep/train/agree.h"
 #include "outstep/train/averaged_buffers.h"
+#include "outstep/train/gathered_model.h"
 #include "outstep/train/manifest.h"
 #include "outstep/train/state_file.h"
 
@@ -69,9 +70,8 @@ void write_state(const fs::path& path, const Assembly& assembly) {
   writer.write(path);
 }
 
-void write_model(const fs::path& folder, const Assembly& assembly) {
-  io::write_safetensors(folder / "model.safetensors", assembly.params->named_tensors(),
-                        {{"format", "pt"}});
+void write_model(const fs::path& folder, const Assembly& assembly, const NamedTensors& tensors) {
+  io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   io::write_text_atomically(folder / "config.json", assembly.model->config().dump(2) + "\n");
 }
 
@@ -97,6 +97,7 @@ void save_together(const fs::path& temporary, const fs::path& place, const Posit
                    std::optional<double> validation_loss) {
   comm::Group& world = *assembly.world_group;
   const bool is_first = world.rank() == 0;
+  assembly.engine->pause();
   together(world, [&] {
     if (!is_first) return;
     fs::remove_all(temporary);  // left by a run that was killed
@@ -105,9 +106,10 @@ void save_together(const fs::path& temporary, const fs::path& place, const Posit
   together(world, [&] { write_state(temporary / state_name(world.rank()), assembly); });
   {
     const AveragedBuffers buffers(*assembly.params, *assembly.control_group);
+    const NamedTensors tensors = gather_stages(assembly);
     together(world, [&] {
       if (!is_first) return;
-      write_model(temporary, assembly);
+      write_model(temporary, assembly, tensors);
       io::write_text_atomically(temporary / "recipe.toml", recipe.settings.resolved());
     });
   }

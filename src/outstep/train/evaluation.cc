@@ -6,7 +6,7 @@
 namespace outstep::train {
 namespace {
 
-// The sums of every batch, each worked out by one replica.
+// The sums of every batch, each worked out by one replica (of a pipeline by its last stage).
 struct BatchSums {
   explicit BatchSums(int64_t num_batches)
       : losses(at::zeros({num_batches}, at::kDouble)),
@@ -49,13 +49,14 @@ method::Evaluation evaluate(const Recipe& recipe, Assembly& assembly) {
   const int64_t batch_size = recipe.evaluation.batch > 0 ? recipe.evaluation.batch
                                                          : assembly.stream->options().micro_batch;
   const data::Sweep sweep(assembly.data.validation, batch_size, recipe.evaluation.max_batches);
-  comm::Group& replicas = *assembly.control_group;
-  const AveragedBuffers buffers(*assembly.params, replicas);
+  assembly.engine->pause();
+  const AveragedBuffers buffers(*assembly.params, *assembly.control_group);
   BatchSums sums(sweep.num_batches());
-  for (int64_t b = replicas.rank(); b < sweep.num_batches(); b += replicas.size()) {
-    sums.set(b, assembly.engine->evaluate(sweep.batch(b)));
+  for (int64_t b = assembly.place.replica; b < sweep.num_batches(); b += assembly.mesh.replicas) {
+    const method::Evaluation evaluation = assembly.engine->evaluate(sweep.batch(b));
+    if (assembly.is_last_stage()) sums.set(b, evaluation);
   }
-  sums.share(replicas);
+  sums.share(*assembly.member_group);
   return sums.total();
 }
 

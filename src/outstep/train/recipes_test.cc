@@ -66,6 +66,10 @@ KeysBySection keys_of_the_program() {
       "[model]\nname = \"mlp\"\n[data]\nname = \"mnist\"\npath = \"none\"\n"
       "[mesh]\nreplicas = 2\n[sync]\nname = \"acco\"\n",
       "[model]\nname = \"mlp\"\n[data]\nname = \"tensors\"\npath = \"none\"\n",
+      "[model]\nname = \"revnet\"\nwidth = 2\n[data]\nname = \"cifar10\"\npath = \"none\"\n"
+      "[mesh]\nstages = 2\n[engine]\nname = \"petra\"\n",
+      "[model]\nname = \"revgpt\"\nn_layer = 1\nn_head = 1\nn_embd = 8\n[data]\npath = \"none\"\n"
+      "[engine]\nname = \"gpipe\"\n",
   };
   KeysBySection keys;
   for (const std::string& toml : recipes) {

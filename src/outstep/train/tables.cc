@@ -1,7 +1,10 @@
 #include "outstep/train/tables.h"
 
+#include <algorithm>
+
 #include "outstep/base/errors.h"
 #include "outstep/engine/backprop.h"
+#include "outstep/engine/pipeline/pipeline.h"
 #include "outstep/method/layout.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/sync/acco.h"
@@ -20,9 +23,49 @@ std::string read_name(io::Section& section, const std::vector<std::string>& name
   return section.text("name", otherwise, {.choices = names});
 }
 
+// Syncs whose parameters change between the micro-batches of a step.
+bool changes_within_steps(const std::string& sync) {
+  return sync == "acco" || sync == "dpu" || sync == "wp";
+}
+
+// Throws ConfigError for a sync that the engine cannot work under.
+void require_fits_engine(Recipe& recipe, const std::string& sync, const std::string& origin,
+                         const Assembly& assembly) {
+  if (assembly.params->values().scalar_type() == at::kDouble && sync != "none" && sync != "ddp") {
+    throw ConfigError(
+        "{}: sync \"{}\" works in float32, and engine.precision is \"fp64\"; use sync \"none\" or "
+        "\"ddp\"",
+        origin, sync);
+  }
+  const std::string engine = recipe.settings.section("engine").text("name", "backprop");
+  const auto modes = engine::pipeline_mode_names();
+  if (std::ranges::count(modes, engine) == 0 || !changes_within_steps(sync)) return;
+  const engine::Mode mode = engine::pipeline_mode(engine);
+  const bool holds_several = assembly.mesh.stages > 1 || mode.order == engine::Order::all_forward;
+  if (!mode.flushes() || !holds_several) return;
+  throw ConfigError(
+      "{}: engine \"{}\" needs the same parameters for all micro-batches of a step, and sync "
+      "\"{}\" changes them in between; use sync \"ddp\" or \"zero1\", or engine \"petra\"",
+      origin, engine, sync);
+}
+
+// Stages must make their updates of the same micro-batches.
+void require_fits_stages(const sync::OverlappedOptions& options, const std::string& sync,
+                         const Assembly& assembly) {
+  if (assembly.mesh.stages == 1 || options.has_fixed_counts) return;
+  throw ConfigError(
+      "sync \"{}\" with dynamic counts would let the {} stages make updates of different "
+      "micro-batches; set sync.counts = \"fixed\"",
+      sync, assembly.mesh.stages);
+}
+
 }  // namespace
 
-std::vector<std::string> engine_names() { return {"backprop"}; }
+std::vector<std::string> engine_names() {
+  std::vector<std::string> names = engine::pipeline_mode_names();
+  names.insert(names.begin(), "backprop");
+  return names;
+}
 std::vector<std::string> sync_names() { return {"none", "ddp", "zero1", "dpu", "wp", "acco"}; }
 std::vector<std::string> ensemble_names() { return {"none"}; }
 std::vector<std::string> optimizer_names() { return optim::optimizer_names(); }
@@ -30,7 +73,18 @@ std::vector<std::string> optimizer_names() { return optim::optimizer_names(); }
 std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& assembly,
                                                     trace::Tracer* tracer) {
   io::Section section = recipe.settings.section("engine");
-  read_name(section, engine_names(), "backprop");
+  const std::string name = read_name(section, engine_names(), "backprop");
+  if (name != "backprop") {
+    auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
+    options.seed = recipe.train.seed;
+    options.tracer = tracer;
+    return std::make_unique<engine::PipelineEngine>(
+        engine::StageParts{.model = *assembly.model,
+                           .params = *assembly.params,
+                           .stream = *assembly.stream,
+                           .stages = *assembly.stage_group},
+        std::move(options));
+  }
   engine::BackpropOptions options = engine::BackpropOptions::read(section);
   options.seed = recipe.train.seed;
   options.tracer = tracer;
@@ -54,6 +108,7 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
         "\"zero1\", or mesh.replicas = 1. A run can go on with another sync: --sync.name=ddp",
         section.origin("name"), replicas);
   }
+  require_fits_engine(recipe, name, section.origin("name"), assembly);
   const sync::Parts parts{.params = *assembly.params,
                           .group = *assembly.replica_group,
                           .optimizer = *assembly.optimizer};
@@ -65,11 +120,13 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
     const auto next =
         name == "dpu" ? sync::NextGradient::at_old_parameters : sync::NextGradient::at_prediction;
     auto options = sync::OverlappedOptions::read(section);
+    require_fits_stages(options, name, assembly);
     options.read_record(rank, assembly.mesh.size(), 1);
     return std::make_unique<sync::Delayed>(parts, next, std::move(options));
   }
   if (name == "acco") {
     auto options = sync::AccoOptions::read(section, recipe.train.accumulation);
+    require_fits_stages(options.overlapped, name, assembly);
     options.overlapped.read_record(rank, assembly.mesh.size(), 2);
     return std::make_unique<sync::Acco>(parts, std::move(options));
   }

@@ -13,24 +13,36 @@ double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 }  // namespace
 
-StepTotals StepTotals::of(const StepRecord& record) {
-  return {.contribution = record.report.local, .num_stop_wishes = record.wants_to_stop ? 1 : 0};
+StepTotals StepTotals::of(const StepRecord& record, bool is_last_stage) {
+  const method::Contribution& local = record.report.local;
+  StepTotals totals{.contribution = local,
+                    .num_passes = local.micro_batches,
+                    .num_stop_wishes = record.wants_to_stop ? 1 : 0};
+  if (!is_last_stage) {
+    totals.contribution = {.staleness_sum = local.staleness_sum,
+                           .staleness_max = local.staleness_max};
+  }
+  return totals;
 }
 
 std::vector<double> StepTotals::to_values() const {
   std::vector<double> values = contribution.to_values();
+  values.push_back(static_cast<double>(num_passes));
   values.push_back(static_cast<double>(num_stop_wishes));
   return values;
 }
 
 StepTotals StepTotals::from_values(std::span<const double> values) {
   check(std::ssize(values) == kNumValues, "a step's totals are as many values as were sent");
-  return {.contribution = method::Contribution::from_values(values.first(kNumValues - 1)),
+  return {.contribution =
+              method::Contribution::from_values(values.first(method::Contribution::kNumValues)),
+          .num_passes = static_cast<int64_t>(values[method::Contribution::kNumValues]),
           .num_stop_wishes = static_cast<int64_t>(values.back())};
 }
 
 StepTotals& StepTotals::operator+=(const StepTotals& other) {
   contribution += other.contribution;
+  num_passes += other.num_passes;
   num_stop_wishes += other.num_stop_wishes;
   return *this;
 }
@@ -41,7 +53,11 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   num_skipped_ += report.is_skipped ? 1 : 0;
   seconds_ += record.seconds;
   all_ += totals.contribution;
-  bytes_sent_ += report.bytes_sent + record.mix.bytes_sent;
+  num_passes_ += totals.num_passes;
+  bytes_sent_ += report.bytes_sent + record.engine.bytes_sent + record.mix.bytes_sent;
+  stage_idle_seconds_ += record.engine.idle_seconds;
+  kept_bytes_ = std::max(kept_bytes_, record.engine.kept_bytes);
+  is_stage_ = is_stage_ || record.engine.is_stage;
   communication_seconds_ += report.communication_seconds;
   idle_seconds_ += report.idle_seconds;
   last_lr_ = report.lr;
@@ -76,7 +92,7 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
   line["samples"] = all_.samples;
   line["step_seconds"] = ratio(seconds_, static_cast<double>(num_steps_));
   line[rate_key(unit)] = units_per_second();
-  line["staleness/mean"] = ratio(all_.staleness_sum, static_cast<double>(all_.micro_batches));
+  line["staleness/mean"] = ratio(all_.staleness_sum, static_cast<double>(num_passes_));
   line["staleness/max"] = all_.staleness_max;
   line["bytes_sent"] = bytes_sent_;
   line["communication_seconds"] = communication_seconds_;
@@ -86,6 +102,11 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
     line["micro_batches_per_commit"] =
         ratio(static_cast<double>(all_.micro_batches), static_cast<double>(num_steps_));
     line["estimate_share"] = ratio(estimate_shares_, static_cast<double>(num_steps_));
+  }
+  if (is_stage_) {
+    line["stage/idle_seconds"] = stage_idle_seconds_;
+    line["bubble_fraction"] = ratio(stage_idle_seconds_, seconds_);
+    line["stage/kept_bytes"] = kept_bytes_;
   }
   line["memory/live_bytes"] = memory::live_bytes();
   line["memory/peak_bytes"] = memory::peak_bytes();

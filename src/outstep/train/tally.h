@@ -17,19 +17,22 @@ struct StepRecord {
   int64_t step = 0;                          // committed updates, this one included
   double progress_before = 0, progress = 0;  // Position of checkpoint.h, before it and after
   method::StepReport report;
+  method::EngineReport engine;
   method::MixReport mix;
   double seconds = 0;
   bool wants_to_stop = false;
 };
 
-// The part of it that ranks send each other. Sums over replicas.
+// The part of it that ranks send each other. Sums over replicas; where these are cut into stages,
+// over their last stages, but staleness over all.
 struct StepTotals {
-  static constexpr int kNumValues = method::Contribution::kNumValues + 1;
+  static constexpr int kNumValues = method::Contribution::kNumValues + 2;
 
   method::Contribution contribution;
+  int64_t num_passes = 0;  // micro-batches, counted at each stage: what staleness is summed over
   int64_t num_stop_wishes = 0;
 
-  static StepTotals of(const StepRecord& record);
+  static StepTotals of(const StepRecord& record, bool is_last_stage);
   std::vector<double> to_values() const;
   static StepTotals from_values(std::span<const double> values);
   StepTotals& operator+=(const StepTotals& other);
@@ -56,7 +59,11 @@ class Tally {
   int64_t num_skipped_ = 0;
   double seconds_ = 0;
   method::Contribution all_;  // of all replicas
-  int64_t bytes_sent_ = 0;    // by this rank
+  int64_t num_passes_ = 0;
+  double stage_idle_seconds_ = 0;
+  int64_t kept_bytes_ = 0;
+  bool is_stage_ = false;
+  int64_t bytes_sent_ = 0;  // by this rank
   double communication_seconds_ = 0;
   double idle_seconds_ = 0;
   double last_lr_ = 0;

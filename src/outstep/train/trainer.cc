@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/clock.h"
@@ -27,7 +28,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr comm::Tag kStatisticsTag = 1;  // on the control group, beside evaluation's collectives
+constexpr comm::Tag kStatisticsTag = 1;  // on the member's group, beside evaluation's collectives
+
+// After how many further steps a step's statistics are read. Stages end a step at different times,
+// the last one up to J - 1 micro-batches before the first: none is to wait for that.
+size_t statistics_lag(const Recipe& recipe) {
+  const int64_t k = recipe.train.accumulation;
+  return static_cast<size_t>(1 + (recipe.mesh.stages - 1 + k - 1) / k);
+}
 
 // Whether a multiple of every lies in (from, to].
 bool is_due(int64_t every, double from, double to) {
@@ -42,7 +50,8 @@ class Trainer {
         assembly_(assembly),
         options_(options),
         unit_(assembly.data.unit),
-        exchange_(*assembly.control_group, StepTotals::kNumValues,
+        lag_(statistics_lag(recipe)),
+        exchange_(*assembly.member_group, StepTotals::kNumValues,
                   {.tag = kStatisticsTag, .what = "step statistics"}) {}
 
   Summary run();
@@ -53,6 +62,7 @@ class Trainer {
   void restore_newest();
   void train_step();
   void settle();
+  void settle_oldest();
   void write_line(const Position& position);
   void show_progress(const StepRecord& record) const;
   void look_up();
@@ -81,15 +91,16 @@ class Trainer {
   Assembly& assembly_;
   const TrainerOptions& options_;
   const std::string unit_;
+  const size_t lag_;
   comm::Exchange exchange_;
   std::optional<RunLock> lock_;  // rank 0's
   std::optional<Metrics> metrics_;
 
   Position first_;  // when this process began
   Position now_;
-  StepRecord last_;                   // the newest step
-  std::optional<StepRecord> posted_;  // its totals are on their way
-  bool is_stopping_ = false;          // agreed by all ranks
+  StepRecord last_;                // the newest step
+  std::deque<StepRecord> posted_;  // steps whose totals are on their way, oldest first
+  bool is_stopping_ = false;       // agreed by all ranks
   int64_t saved_step_ = -1;
   std::optional<method::Evaluation> evaluation_;
   std::optional<int64_t> evaluated_step_;
@@ -196,18 +207,24 @@ void Trainer::train_step() {
   record.step = ++now_.step;
   record.progress = now_.progress;
   record.wants_to_stop = options_.stop && options_.stop->load();
-  settle();  // the step before, whose messages have come in the meantime
-  exchange_.post(StepTotals::of(record).to_values());
+  record.engine = assembly_.engine->take_report();
+  // Earlier steps, whose messages have come in the meantime.
+  while (posted_.size() >= lag_) settle_oldest();
+  exchange_.post(StepTotals::of(record, assembly_.is_last_stage()).to_values());
   record.seconds = seconds_since(begin);
-  posted_ = last_ = record;
+  last_ = record;
+  posted_.push_back(record);
   if (seconds_to_first_step_ == 0) seconds_to_first_step_ = process_age_seconds();
 }
 
-// Takes in what all replicas told of the step that was posted last.
+// Takes in what all ranks told of the steps so far.
 void Trainer::settle() {
-  if (!posted_) return;
-  const StepRecord record = *posted_;
-  posted_.reset();
+  while (!posted_.empty()) settle_oldest();
+}
+
+void Trainer::settle_oldest() {
+  const StepRecord record = posted_.front();
+  posted_.pop_front();
   StepTotals totals;
   for (const auto& values : exchange_.collect()) totals += StepTotals::from_values(values);
   is_stopping_ = is_stopping_ || totals.num_stop_wishes > 0;
@@ -323,6 +340,9 @@ Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& o
   // A rank that fails lets the others know at once.
   const method::AbortOnError sync_guard(*assembly.replica_group);
   const method::AbortOnError control_guard(*assembly.control_group);
+  const method::AbortOnError member_guard(*assembly.member_group);
+  std::optional<method::AbortOnError> stage_guard;
+  if (assembly.stage_group) stage_guard.emplace(*assembly.stage_group);
   const method::AbortOnError world_guard(*assembly.world_group);
   return Trainer(recipe, assembly, options).run();
 }

@@ -247,6 +247,7 @@ struct Normed {
 };
 
 void move_running(const BatchNormOptions& options, const Moments& moments, int64_t num_rows) {
+  if (!options.running_mean.defined()) return;
   const double unbiased =
       static_cast<double>(num_rows) / static_cast<double>(std::max<int64_t>(1, num_rows - 1));
   at::Tensor(options.running_mean).mul_(1 - options.momentum).add_(moments.mean, options.momentum);

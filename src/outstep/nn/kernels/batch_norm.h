@@ -13,7 +13,7 @@ namespace outstep::nn::kernels {
 // moved towards the batch's.
 struct BatchNormOptions {
   at::Tensor gain, bias;
-  at::Tensor running_mean, running_var;  // written
+  at::Tensor running_mean = {}, running_var = {};  // written; undefined: nothing moves
   double momentum = 0.1;
   double epsilon = 1e-5;
   bool relu = false;

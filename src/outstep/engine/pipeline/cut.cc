@@ -1,0 +1,163 @@
+#include "outstep/engine/pipeline/cut.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <map>
+#include <numeric>
+
+#include "outstep/base/clock.h"
+#include "outstep/base/errors.h"
+#include "outstep/nn/coupling.h"
+
+namespace outstep::engine {
+namespace {
+
+constexpr int kRepetitions = 3;  // of a timing; the shortest counts
+
+double shortest_seconds(const std::function<void()>& work) {
+  double shortest = std::numeric_limits<double>::infinity();
+  work();  // what kernels make once
+  for (int i = 0; i < kRepetitions; ++i) {
+    const auto begin = Clock::now();
+    work();
+    shortest = std::min(shortest, seconds_since(begin));
+  }
+  return shortest;
+}
+
+// Somewhere to go back from.
+nn::Streams as_gradient(const nn::Streams& streams) {
+  const auto ones = [](const at::Tensor& tensor) {
+    return tensor.defined() ? at::ones_like(tensor) : tensor;
+  };
+  return {.x = ones(streams.x), .other = ones(streams.other)};
+}
+
+}  // namespace
+
+nn::BlockRange blocks_of(const Cut& cut, int stage) {
+  const auto begin = std::accumulate(cut.begin(), cut.begin() + stage, int64_t{0});
+  return {.begin = static_cast<size_t>(begin),
+          .end = static_cast<size_t>(begin + cut[static_cast<size_t>(stage)])};
+}
+
+void require_enough_blocks(const nn::Model& model, int num_stages, const std::string& origin) {
+  if (num_stages <= std::ssize(model.blocks)) return;
+  throw ConfigError("{}: mesh.stages = {} is more than the {} blocks of model \"{}\"", origin,
+                    num_stages, model.blocks.size(), model.family());
+}
+
+void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
+                  const std::string& origin) {
+  require_enough_blocks(model, num_stages, origin);
+  const auto num_blocks = std::ssize(model.blocks);
+  if (std::ssize(cut) != num_stages) {
+    throw ConfigError("{}: engine.stages has {} numbers, but mesh.stages is {}", origin, cut.size(),
+                      num_stages);
+  }
+  if (std::ranges::any_of(cut, [](int64_t blocks) { return blocks < 1; }) ||
+      std::accumulate(cut.begin(), cut.end(), int64_t{0}) != num_blocks) {
+    throw ConfigError(
+        "{}: engine.stages = [{}] must be numbers of blocks, 1 or more each, that add up to the {} "
+        "of model \"{}\"",
+        origin, fmt::join(cut, ", "), num_blocks, model.family());
+  }
+  std::map<const nn::Parameter*, int> owner;
+  for (int stage = 0; stage < num_stages; ++stage) {
+    const nn::BlockRange blocks = blocks_of(cut, stage);
+    for (size_t b = blocks.begin; b < blocks.end; ++b) {
+      for (const nn::Parameter* parameter : model.blocks[b]->parameters()) {
+        const auto [found, is_new] = owner.try_emplace(parameter, stage);
+        if (is_new || found->second == stage) continue;
+        throw ConfigError(
+            "{}: parameter \"{}\" is tied across stages {} and {}, and a stage's parameters are "
+            "its own; untie it (model.tie_word_embeddings = false) or use mesh.stages = 1",
+            origin, parameter->name, found->second, stage);
+      }
+    }
+  }
+}
+
+double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks, const Mode& mode,
+                     bool is_last) {
+  const bool keeps_graph = mode.buffering.keep == Keep::graph || (is_last && mode.last_keeps_graph);
+  double seconds = 0;
+  for (size_t b = blocks.begin; b < blocks.end; ++b) {
+    // The head of a last stage keeps its graph always.
+    const bool evaluates_once = keeps_graph || (is_last && b + 1 == blocks.end);
+    seconds += (evaluates_once ? 1 : 2) * costs[b].forward_seconds + costs[b].backward_seconds;
+  }
+  return seconds;
+}
+
+Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode& mode) {
+  const size_t num_blocks = costs.size();
+  const auto stages = static_cast<size_t>(num_stages);
+  check(stages >= 1 && stages <= num_blocks, "every stage gets a block");
+  constexpr double kNone = std::numeric_limits<double>::infinity();
+  // slowest[s][b]: of the best cut of the first b blocks into s stages.
+  std::vector<std::vector<double>> slowest(stages + 1, std::vector<double>(num_blocks + 1, kNone));
+  std::vector<std::vector<size_t>> begins(stages + 1, std::vector<size_t>(num_blocks + 1, 0));
+  slowest[0][0] = 0;
+  for (size_t s = 1; s <= stages; ++s) {
+    const bool is_last = s == stages;
+    for (size_t end = is_last ? num_blocks : s; end <= num_blocks; ++end) {
+      for (size_t begin = s - 1; begin < end; ++begin) {
+        const double seconds =
+            std::max(slowest[s - 1][begin],
+                     stage_seconds(costs, {.begin = begin, .end = end}, mode, is_last));
+        if (seconds >= slowest[s][end]) continue;
+        slowest[s][end] = seconds;
+        begins[s][end] = begin;
+      }
+    }
+  }
+  Cut cut(stages);
+  size_t end = num_blocks;
+  for (size_t s = stages; s >= 1; --s) {
+    cut[s - 1] = static_cast<int64_t>(end - begins[s][end]);
+    end = begins[s][end];
+  }
+  return cut;
+}
+
+std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
+                                      const at::Tensor& target, const BatchForm& form) {
+  const at::AutoGradMode grad_mode(true);
+  const data::Batch batch = placed({.inputs = input, .targets = target}, form);
+  nn::Streams streams{.x = batch.inputs};
+  std::vector<BlockCost> costs;
+  for (size_t b = 0; b < model.blocks.size(); ++b) {
+    nn::Block& block = *model.blocks[b];
+    const bool is_head = b + 1 == model.blocks.size();
+    // Tied parameters are placed twice: what counts is their size.
+    const nn::FlatParams params(
+        model, /*seed=*/1,
+        {.device = form.device, .dtype = form.dtype, .blocks = {.begin = b, .end = b + 1}});
+    nn::ForwardContext context{.training = true};
+    nn::Streams output;
+    BlockCost cost;
+    const double both = shortest_seconds([&] {
+      const nn::Streams leaves = nn::as_leaves(streams);
+      output = block.forward(leaves, context);
+      if (is_head) {
+        torch::autograd::backward({model.loss(output.x, batch.targets).loss}, {});
+      } else {
+        nn::backward(output, as_gradient(output));
+      }
+    });
+    cost.forward_seconds = shortest_seconds([&] {
+      const at::NoGradGuard no_grad;
+      output = block.forward(streams, context);
+    });
+    cost.backward_seconds = std::max(both - cost.forward_seconds, 0.0);
+    costs.push_back(cost);
+    streams = output;
+  }
+  return costs;
+}
+
+}  // namespace outstep::engine

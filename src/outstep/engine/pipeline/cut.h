@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "outstep/engine/pipeline/mode.h"
+#include "outstep/engine/precision.h"
+#include "outstep/io/settings.h"
+#include "outstep/nn/flat_params.h"
+#include "outstep/nn/model.h"
+
+// Where a model's list of blocks is cut into stages.
+
+namespace outstep::engine {
+
+// Blocks a stage, first stage first.
+using Cut = std::vector<int64_t>;
+
+nn::BlockRange blocks_of(const Cut& cut, int stage);
+
+// Throws ConfigError, beginning with origin, if there are more stages than blocks.
+void require_enough_blocks(const nn::Model& model, int num_stages, const std::string& origin);
+// Throws ConfigError, beginning with origin, unless the cut gives every stage a block and every
+// block a stage, and no parameter belongs to two stages.
+void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
+                  const std::string& origin);
+
+// What a block costs for one micro-batch.
+struct BlockCost {
+  double forward_seconds = 0;
+  double backward_seconds = 0;  // through a graph that is there
+};
+
+// What a stage of such blocks costs: a forward and a backward pass, what is evaluated again
+// included.
+double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks, const Mode& mode,
+                     bool is_last);
+
+// The cut whose slowest stage is fastest, of all.
+Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode& mode);
+
+// Times each block by itself at the shapes that it is given in training, on this thread. The
+// parameters of one block lie in memory at a time.
+std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
+                                      const at::Tensor& target, const BatchForm& form);
+
+}  // namespace outstep::engine

@@ -1,0 +1,217 @@
+#include "outstep/engine/pipeline/link.h"
+
+#include <fmt/format.h>
+
+#include "outstep/base/clock.h"
+#include "outstep/base/errors.h"
+
+namespace outstep::engine {
+namespace {
+
+// Messages under way at once; a stage that runs ahead of its neighbour waits here.
+constexpr size_t kMaxSent = 64;
+// Of a receive whose message nobody waits for yet; the waiting is bounded where it happens.
+constexpr std::chrono::hours kPatience{24 * 365};
+
+// Dense memory in the order of its strides, which is what can be sent and received.
+at::Tensor as_row_major(const at::Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : tensor.permute({0, 2, 3, 1});
+}
+
+at::Tensor as_sendable(const at::Tensor& tensor) {
+  if (!tensor.defined() || tensor.is_contiguous()) return tensor;
+  if (tensor.dim() == 4 && tensor.is_contiguous(at::MemoryFormat::ChannelsLast)) return tensor;
+  return tensor.contiguous();
+}
+
+nn::Streams as_sendable(const nn::Streams& streams) {
+  return {.x = as_sendable(streams.x), .other = as_sendable(streams.other)};
+}
+
+}  // namespace
+
+Link::Link(comm::Group& group, const Options& options)
+    : group_(group),
+      options_(options),
+      peer_(group.rank() + (options.towards == Towards::next ? 1 : -1)),
+      entry_(options.towards == Towards::next ? "link.next" : "link.previous"),
+      worker_(std::make_unique<SerialWorker>(fmt::format("pipe-from-{}", peer_))) {
+  check(peer_ >= 0 && peer_ < group.size(), "a link has a stage at its other end");
+}
+
+// A receive that is still under way ends only with its message or with the group.
+Link::~Link() {
+  if (job_) group_.abort();
+}
+
+comm::Tag Link::tag_to(int64_t payload) const {
+  const int64_t direction = options_.towards == Towards::next ? 0 : 1;
+  return static_cast<comm::Tag>(2 * direction + payload);
+}
+
+comm::Tag Link::tag_from(int64_t payload) const {
+  const int64_t direction = options_.towards == Towards::next ? 1 : 0;
+  return static_cast<comm::Tag>(2 * direction + payload);
+}
+
+std::string Link::stage_text() const {
+  return fmt::format("stage {} ({})", peer_, group_.describe(peer_));
+}
+
+void Link::send(const Message& message) {
+  forget_what_is_sent();
+  Sent sent{.message = message, .works = {}};
+  sent.message.streams = as_sendable(message.streams);
+  sent.message.gradient = as_sendable(message.gradient);
+  const char* what = describe(message.kind);
+  sent.works.push_back(group_.send(header_of(sent.message), peer_,
+                                   {.tag = tag_to(0), .what = what, .step = message.micro_batch}));
+  for (const at::Tensor& tensor : sent.message.tensors()) {
+    if (!tensor.defined()) continue;
+    sent.works.push_back(
+        group_.send(as_row_major(tensor), peer_,
+                    {.tag = tag_to(1), .what = what, .step = message.micro_batch}));
+  }
+  sent_.push_back(std::move(sent));
+  if (sent_.size() > kMaxSent) forget_oldest();
+}
+
+// Waits until it has arrived.
+void Link::forget_oldest() {
+  Sent& oldest = sent_.front();
+  try {
+    for (comm::Work& work : oldest.works) work.wait();
+  } catch (const CommError& error) {
+    throw CommError("sending {} of micro-batch {} to {}: {}", describe(oldest.message.kind),
+                    oldest.message.micro_batch, stage_text(), error.what());
+  }
+  sent_.pop_front();
+}
+
+// Their tensors can go.
+void Link::forget_what_is_sent() {
+  while (!sent_.empty()) {
+    for (comm::Work& work : sent_.front().works) {
+      if (!work.is_done()) return;
+    }
+    forget_oldest();
+  }
+}
+
+Message Link::receive(Message::Kind kind) {
+  forget_what_is_sent();
+  const std::string what = describe(kind);
+  const bool is_evaluation = kind == Message::Kind::evaluation;
+  Message message;
+  if (arrived_.empty() || is_evaluation) {  // which overtakes what a pause has taken in
+    message = take(what);
+  } else {
+    message = std::move(arrived_.front());
+    arrived_.pop_front();
+  }
+  if (message.kind != kind) {
+    throw CommError("{} sent {} of micro-batch {} where {} are due: the stages have lost step",
+                    stage_text(), describe(message.kind), message.micro_batch, what);
+  }
+  // Evaluation ends with a last message that none follows, so nothing waits for one there.
+  if (arrived_.empty() && !is_evaluation) begin_receiving();
+  return message;
+}
+
+Message Link::receive(Message::Kind kind, int64_t micro_batch) {
+  Message message = receive(kind);
+  if (message.micro_batch != micro_batch) {
+    throw CommError("{} sent {} of micro-batch {} where those of {} are due", stage_text(),
+                    describe(kind), message.micro_batch, micro_batch);
+  }
+  return message;
+}
+
+void Link::receive_to_mark() {
+  const at::NoGradGuard no_grad;
+  for (;;) {
+    Message message = take("all that is under way");
+    if (message.kind == Message::Kind::mark) break;
+    arrived_.push_back(std::move(message));
+  }
+  forget_what_is_sent();
+}
+
+Message Link::take(const std::string& what) {
+  begin_receiving();
+  const auto begin = Clock::now();
+  const trace::Span span(options_.tracer, trace::Track::compute, "wait");
+  try {
+    if (!worker_->wait_for(*job_, group_.deadline())) {
+      group_.abort();
+      throw CommError("nothing came, {:.1f} s of {:.1f} s", seconds_since(begin),
+                      std::chrono::duration<double>(group_.deadline()).count());
+    }
+  } catch (const CommError& error) {
+    throw CommError("waiting for {} from {}: {}", what, stage_text(), error.what());
+  }
+  job_.reset();
+  idle_seconds_ += seconds_since(begin);
+  Message message = std::move(*incoming_);
+  incoming_.reset();
+  return message;
+}
+
+void Link::begin_receiving() {
+  if (!job_) job_ = worker_->post([this] { incoming_ = receive_now(); });
+}
+
+// On the link's thread.
+Message Link::receive_now() {
+  const at::NoGradGuard no_grad;
+  const at::Tensor header = at::empty({kHeaderSize}, at::kLong);
+  group_.recv(header, peer_, {.tag = tag_from(0), .deadline = kPatience, .what = "a message"})
+      .wait();
+  Message message = message_of(header, options_.device, stage_text());
+  const trace::Span span(options_.tracer, trace::Track::communication, describe(message.kind),
+                         {.step = message.micro_batch, .bytes = message.num_bytes()});
+  std::vector<comm::Work> works;
+  for (const at::Tensor& tensor : message.tensors()) {
+    if (!tensor.defined()) continue;
+    works.push_back(group_.recv(
+        as_row_major(tensor), peer_,
+        {.tag = tag_from(1), .what = describe(message.kind), .step = message.micro_batch}));
+  }
+  for (comm::Work& work : works) work.wait();
+  return message;
+}
+
+int64_t Link::arrived_bytes() const {
+  int64_t total = 0;
+  for (const Message& message : arrived_) total += message.num_bytes();
+  return total;
+}
+
+void Link::save(io::StateWriter& writer) const {
+  writer.local(entry_ + ".num", static_cast<int64_t>(arrived_.size()));
+  for (size_t i = 0; i < arrived_.size(); ++i) {
+    const std::string name = fmt::format("{}.{}", entry_, i);
+    writer.local(name + ".header", header_of(arrived_[i]));
+    const std::vector<at::Tensor> tensors = arrived_[i].tensors();
+    for (size_t k = 0; k < tensors.size(); ++k) {
+      if (tensors[k].defined()) writer.local(fmt::format("{}.{}", name, k), tensors[k]);
+    }
+  }
+}
+
+void Link::load(io::StateReader& reader) {
+  arrived_.clear();
+  if (!reader.has_local()) return;
+  const int64_t num = reader.local_int(entry_ + ".num");
+  for (int64_t i = 0; i < num; ++i) {
+    const std::string name = fmt::format("{}.{}", entry_, i);
+    Message message = message_of(reader.local(name + ".header"), options_.device, "a checkpoint");
+    std::vector<at::Tensor> tensors = message.tensors();
+    for (size_t k = 0; k < tensors.size(); ++k) {
+      if (tensors[k].defined()) tensors[k].copy_(reader.local(fmt::format("{}.{}", name, k)));
+    }
+    arrived_.push_back(std::move(message));
+  }
+}
+
+}  // namespace outstep::engine

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "outstep/base/threads.h"
+#include "outstep/base/trace.h"
+#include "outstep/comm/group.h"
+#include "outstep/engine/pipeline/message.h"
+#include "outstep/io/state.h"
+
+namespace outstep::engine {
+
+enum class Towards { previous, next };
+
+// One end of the connection between a stage and its neighbour.
+//
+//   link.send(message);                     // returns at once
+//   Message message = link.receive(Message::Kind::gradients, 17);
+//
+// Messages arrive in the order in which they were sent. While a stage computes, the next message is
+// already received, on a thread of the link's own ("pipe-from-1"). Between two messages the
+// neighbour may take the group's deadline; that counts from when this stage waits.
+//
+// Ownership: tensors handed to send must not be written any more; those received belong to the
+// caller. One thread calls it; the group is used from two.
+class Link : public io::Stateful {
+ public:
+  struct Options {
+    Towards towards = Towards::next;
+    at::Device device = at::kCPU;  // where tensors arrive
+    trace::Tracer* tracer = nullptr;
+  };
+  // group: the stages of one pipeline, in order.
+  Link(comm::Group& group, const Options& options);
+  ~Link() override;
+
+  void send(const Message& message);
+  // The next message, which must be of that kind and micro-batch. Throws CommError naming stage and
+  // micro-batch: the neighbour failed, or is silent, or sent another.
+  Message receive(Message::Kind kind, int64_t micro_batch);
+  // The next message whatever its micro-batch, which the receiver then learns from it.
+  Message receive(Message::Kind kind);
+
+  // Takes in all that the neighbour has sent, so that nothing is on its way: both call it, between
+  // two steps. What was on its way is received from here afterwards.
+  void send_mark() { send({.kind = Message::Kind::mark}); }
+  void receive_to_mark();
+
+  // Seconds waited in receive since the last call.
+  double take_idle_seconds() { return std::exchange(idle_seconds_, 0); }
+  int64_t arrived_bytes() const;  // of what was taken in and not received yet
+
+  // What was taken in by receive_to_mark.
+  void save(io::StateWriter& writer) const override;
+  void load(io::StateReader& reader) override;
+
+ private:
+  struct Sent {
+    Message message;  // keeps the tensors
+    std::vector<comm::Work> works;
+  };
+
+  Message take(const std::string& what);
+  void begin_receiving();
+  Message receive_now();
+  void forget_what_is_sent();
+  void forget_oldest();
+  comm::Tag tag_to(int64_t payload) const;
+  comm::Tag tag_from(int64_t payload) const;
+  std::string stage_text() const;
+
+  comm::Group& group_;
+  const Options options_;
+  const int peer_;
+  const std::string entry_;          // names it in checkpoints
+  std::deque<Sent> sent_;            // not known to have arrived
+  std::deque<Message> arrived_;      // taken in before they were asked for
+  std::optional<Message> incoming_;  // the job's, until it has ended
+  std::optional<SerialWorker::Ticket> job_;
+  double idle_seconds_ = 0;
+  std::unique_ptr<SerialWorker> worker_;  // last: its job uses all of the above
+};
+
+}  // namespace outstep::engine

@@ -1,0 +1,333 @@
+#include "outstep/engine/pipeline/pipeline.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "outstep/base/errors.h"
+#include "outstep/engine/autocast.h"
+#include "outstep/io/safetensors.h"
+#include "outstep/method/layout.h"
+
+namespace outstep::engine {
+namespace {
+
+StageOptions stage_options(const StageParts& parts, const PipelineOptions& options) {
+  const int rank = parts.stages.rank();
+  const bool is_last = rank + 1 == parts.stages.size();
+  return {.buffering = options.mode.buffering,
+          .keeps_graph = is_last && options.mode.last_keeps_graph,
+          .is_first = rank == 0,
+          .is_last = is_last,
+          .statistics_in = options.statistics_in,
+          .autocasts = options.precision == Precision::bf16,
+          .seed = options.seed};
+}
+
+// Parts of the flat vector by block, padding included.
+std::vector<optim::Range> ranges_of_blocks(const nn::FlatParams& params) {
+  const size_t first = params.blocks().begin;
+  std::vector<optim::Range> ranges(params.blocks().end - first);
+  const std::vector<optim::Range> of_parameters = method::parameter_ranges(params);
+  for (size_t i = 0; i < of_parameters.size(); ++i) {
+    optim::Range& range = ranges[static_cast<size_t>(params.entries()[i].block) - first];
+    if (range.size() == 0) range = of_parameters[i];
+    range.end = of_parameters[i].end;
+  }
+  return ranges;
+}
+
+bool previous_rebuilds(const StageParts& parts, const PipelineOptions& options) {
+  if (parts.stages.rank() == 0) return false;
+  return options.mode.buffering.keep == Keep::nothing &&
+         parts.model.blocks[parts.params.blocks().begin - 1]->is_reversible();
+}
+
+}  // namespace
+
+PipelineOptions PipelineOptions::read(io::Section& section, const std::string& name,
+                                      int64_t accumulation) {
+  PipelineOptions options{.mode = pipeline_mode(name)};
+  options.precision = read_precision(section);
+  const std::string layout =
+      section.text("channels_last", "auto", {.choices = {"auto", "yes", "no"}});
+  if (layout != "auto") options.channels_last = layout == "yes";
+  Mode& mode = options.mode;
+  const bool flushes = mode.flushes();
+  if (flushes && mode.buffering.keep == Keep::graph && section.flag("checkpoint", false)) {
+    mode.buffering.keep = Keep::input;
+    mode.last_keeps_graph = false;
+  }
+  if (mode.buffering.keep != Keep::graph) {
+    const std::string usual = mode.last_keeps_graph ? "graph" : "rebuild";
+    mode.last_keeps_graph =
+        section.text("last_stage", usual, {.choices = {"graph", "rebuild"}}) == "graph";
+    options.statistics_in =
+        section.text("batch_norm", "backward", {.choices = {"backward", "forward"}}) == "forward"
+            ? StatisticsIn::forward
+            : StatisticsIn::backward;
+  }
+  options.flush_every = accumulation;
+  if (!flushes) {
+    const int64_t steps = section.integer("flush_every", 0, {.min = 0, .max = 1 << 30});
+    options.flush_every = steps > 0 ? steps * accumulation : Program::kNever;
+    options.record_ticks = section.integers("record_ticks", {}, {.min = 0});
+    options.record_folder = section.text("record_folder", "");
+    if (!options.record_ticks.empty() && (options.record_folder.empty() || steps > 0)) {
+      throw ConfigError(
+          "{}: engine.record_ticks needs a record_folder to write to, and no flush_every",
+          section.origin("record_ticks"));
+    }
+  }
+  return options;
+}
+
+PipelineEngine::PipelineEngine(const StageParts& parts, PipelineOptions options)
+    : parts_(parts),
+      options_(std::move(options)),
+      form_{.device = parts.params.values().device(),
+            .dtype = dtype_of(options_.precision),
+            .channels_last = options_.channels_last.value_or(parts.model.prefers_channels_last())},
+      schedule_{.order = options_.mode.order,
+                .num_stages = parts.stages.size(),
+                .flush_every = options_.flush_every},
+      previous_wants_input_(previous_rebuilds(parts, options_)),
+      program_(schedule_.program(parts.stages.rank())),
+      stage_(parts.model, parts.params, stage_options(parts, options_)),
+      block_ranges_(ranges_of_blocks(parts.params)) {
+  const int rank = parts.stages.rank();
+  const Link::Options link{.device = form_.device, .tracer = options_.tracer};
+  if (rank > 0) {
+    previous_.emplace(
+        parts.stages,
+        Link::Options{.towards = Towards::previous, .device = link.device, .tracer = link.tracer});
+  }
+  if (rank + 1 < parts.stages.size()) next_.emplace(parts.stages, link);
+}
+
+PipelineEngine::~PipelineEngine() = default;
+
+void PipelineEngine::on_range_ready(method::RangeCallback callback) {
+  callback_ = std::move(callback);
+}
+
+// A step of a schedule that flushes reads the same parameters in all its passes; with ticks any
+// pass may read any of them.
+method::Contribution PipelineEngine::accumulate() {
+  const at::AutoGradMode grad_mode(true);
+  if (needs_) needs_(0, parts_.params.size());
+  while (program_.peek().kind == Action::Kind::forward) forward();
+  return backward();
+}
+
+method::Contribution PipelineEngine::drain() {
+  method::Contribution total;
+  program_.drain();
+  while (program_.num_in_flight() > 0) total += accumulate();
+  return total;
+}
+
+data::Batch PipelineEngine::draw() { return placed(parts_.stream.next(), form_); }
+
+Message PipelineEngine::receive_or_draw() {
+  if (!is_first()) return previous_->receive(Message::Kind::activations);
+  const data::Batch batch = draw();
+  Message drawn{.kind = Message::Kind::activations,
+                .micro_batch = batch.index,
+                .num_samples = batch.num_samples,
+                .num_units = batch.num_units,
+                .streams = {.x = batch.inputs}};
+  if (is_last()) drawn.gradient.x = batch.targets;
+  return drawn;
+}
+
+// The last stage draws the same row as the first one, some ticks later.
+at::Tensor PipelineEngine::draw_targets(int64_t micro_batch) {
+  data::Batch batch = parts_.stream.next();
+  if (batch.index != micro_batch && is_stream_to_be_set_) {
+    parts_.stream.restart_at(micro_batch);
+    batch = parts_.stream.next();
+  }
+  is_stream_to_be_set_ = false;
+  check(batch.index == micro_batch, "the last stage's targets are those of the inputs it is sent");
+  return batch.targets.to(form_.device);
+}
+
+// A stage's ticks go with its forward passes, one a tick: before that of tick t + 1 the parameters
+// are what tick t has left.
+void PipelineEngine::record(int64_t tick) {
+  if (std::ranges::count(options_.record_ticks, tick) == 0) return;
+  auto tensors = parts_.params.named_tensors();
+  if (is_last()) {
+    tensors.emplace_back("losses", at::tensor(losses_to_record_, at::kDouble));
+    losses_to_record_.clear();
+  }
+  std::error_code error;
+  std::filesystem::create_directories(options_.record_folder, error);
+  const std::filesystem::path path =
+      std::filesystem::path(options_.record_folder) /
+      fmt::format("tick-{:06}-stage-{}.safetensors", tick, parts_.stages.rank());
+  io::write_safetensors(path, tensors, {{"format", "pt"}});
+}
+
+void PipelineEngine::forward() {
+  if (!options_.record_ticks.empty()) {
+    record(program_.num_forward() + parts_.stages.rank() - 1);
+  }
+  program_.next();
+  const Message message = receive_or_draw();
+  Passing passing{.micro_batch = message.micro_batch,
+                  .num_samples = message.num_samples,
+                  .num_units = message.num_units};
+  const trace::Span span(options_.tracer, trace::Track::compute, "forward",
+                         {.step = message.micro_batch});
+  if (is_last()) {
+    const at::Tensor targets = is_first() ? message.gradient.x : draw_targets(message.micro_batch);
+    passing.loss = stage_.forward_to_loss(message.micro_batch, message.streams, targets);
+    if (!options_.record_ticks.empty()) losses_to_record_.push_back(passing.loss);
+  } else {
+    next_->send({.kind = Message::Kind::activations,
+                 .micro_batch = message.micro_batch,
+                 .num_samples = message.num_samples,
+                 .num_units = message.num_units,
+                 .streams = stage_.forward(message.micro_batch, message.streams)});
+  }
+  passing_.push_back(passing);
+  peak_kept_bytes_ = std::max(peak_kept_bytes_, stage_.kept_bytes());
+}
+
+method::Contribution PipelineEngine::backward() {
+  program_.next();
+  const Passing passing = passing_.front();
+  passing_.pop_front();
+  Returned returned;
+  if (!is_last()) {
+    Message message = next_->receive(Message::Kind::gradients, passing.micro_batch);
+    returned = {.input = std::move(message.streams), .gradient = std::move(message.gradient)};
+  }
+  {
+    const trace::Span span(options_.tracer, trace::Track::compute, "backward",
+                           {.step = passing.micro_batch});
+    is_announced_.assign(block_ranges_.size(), false);
+    returned =
+        stage_.backward(passing.micro_batch, returned, [this](size_t block) { announce(block); });
+  }
+  if (!is_first()) {
+    previous_->send({.kind = Message::Kind::gradients,
+                     .micro_batch = passing.micro_batch,
+                     .num_samples = passing.num_samples,
+                     .num_units = passing.num_units,
+                     .streams = previous_wants_input_ ? returned.input : nn::Streams{},
+                     .gradient = returned.gradient});
+  }
+  parts_.params.check_gradients_in_place();
+  announce_rest();
+  return {.micro_batches = 1,
+          .samples = passing.num_samples,
+          .units = passing.num_units,
+          .loss_sum = passing.loss,
+          .num_losses = is_last() ? 1 : 0,
+          .staleness_sum = static_cast<double>(stage_.staleness()),
+          .staleness_max = stage_.staleness()};
+}
+
+void PipelineEngine::announce(size_t block) {
+  const size_t index = block - parts_.params.blocks().begin;
+  if (!callback_ || is_announced_[index]) return;
+  is_announced_[index] = true;
+  const optim::Range& range = block_ranges_[index];
+  if (range.size() > 0) callback_(range.begin, range.end);
+}
+
+void PipelineEngine::announce_rest() {
+  for (size_t i = block_ranges_.size(); i-- > 0;) announce(parts_.params.blocks().begin + i);
+}
+
+method::Evaluation PipelineEngine::evaluate(const data::Batch& batch) {
+  nn::Streams input;
+  if (is_first()) {
+    input = {.x = placed(batch, form_).inputs};
+  } else {
+    input = previous_->receive(Message::Kind::evaluation, batch.index).streams;
+  }
+  const nn::Streams output = stage_.evaluate(input);
+  if (!is_last()) {
+    next_->send({.kind = Message::Kind::evaluation, .micro_batch = batch.index, .streams = output});
+    return {};
+  }
+  const at::NoGradGuard no_grad;
+  const Autocast autocast(options_.precision == Precision::bf16, form_.device);
+  const at::Tensor targets = batch.targets.to(form_.device);
+  const nn::LossValue value = parts_.model.plain_loss(output.x, targets);
+  return {.loss_sum = value.loss.item<double>() * static_cast<double>(value.num_units),
+          .units = value.num_units,
+          .correct = nn::count_correct(output.x, targets)};
+}
+
+void PipelineEngine::pause() {
+  for (std::optional<Link>* link : {&previous_, &next_}) {
+    if (*link) (*link)->send_mark();
+  }
+  for (std::optional<Link>* link : {&previous_, &next_}) {
+    if (*link) (*link)->receive_to_mark();
+  }
+}
+
+method::EngineReport PipelineEngine::take_report() {
+  method::EngineReport report{.is_stage = true, .kept_bytes = std::exchange(peak_kept_bytes_, 0)};
+  for (std::optional<Link>* link : {&previous_, &next_}) {
+    if (*link) report.idle_seconds += (*link)->take_idle_seconds();
+  }
+  const int64_t sent = parts_.stages.bytes_sent();
+  report.bytes_sent = sent - std::exchange(bytes_reported_, sent);
+  return report;
+}
+
+void PipelineEngine::save(io::StateWriter& writer) const {
+  parts_.stream.save(writer);
+  if (parts_.params.buffers().numel() > 0) writer.local("engine.buffers", parts_.params.buffers());
+  writer.local("pipeline.num_forward", program_.num_forward());
+  writer.local("pipeline.num_backward", program_.num_backward());
+  at::Tensor passing = at::empty({std::ssize(passing_), 3}, at::kLong);
+  for (size_t i = 0; i < passing_.size(); ++i) {
+    int64_t* row = passing.mutable_data_ptr<int64_t>() + 3 * i;
+    row[0] = passing_[i].micro_batch;
+    row[1] = passing_[i].num_samples;
+    row[2] = passing_[i].num_units;
+  }
+  writer.local("pipeline.passing", passing);
+  stage_.save(writer);
+  for (const std::optional<Link>* link : {&previous_, &next_}) {
+    if (*link) (*link)->save(writer);
+  }
+}
+
+void PipelineEngine::load(io::StateReader& reader) {
+  parts_.stream.load(reader);
+  passing_.clear();
+  if (reader.has_local()) {
+    const at::NoGradGuard no_grad;
+    if (parts_.params.buffers().numel() > 0) {
+      parts_.params.buffers().copy_(reader.local("engine.buffers"));
+    }
+    program_.seek(reader.local_int("pipeline.num_forward"),
+                  reader.local_int("pipeline.num_backward"));
+    const at::Tensor passing = reader.local("pipeline.passing").contiguous();
+    for (int64_t i = 0; i < passing.size(0); ++i) {
+      const int64_t* row = passing.const_data_ptr<int64_t>() + 3 * i;
+      passing_.push_back({.micro_batch = row[0], .num_samples = row[1], .num_units = row[2]});
+    }
+  } else {
+    program_ = schedule_.program(parts_.stages.rank());
+    is_stream_to_be_set_ = true;
+  }
+  const at::AutoGradMode grad_mode(true);
+  stage_.load(reader);
+  for (std::optional<Link>* link : {&previous_, &next_}) {
+    if (*link) (*link)->load(reader);
+  }
+}
+
+}  // namespace outstep::engine

@@ -1,0 +1,58 @@
+#include "outstep/engine/pipeline/schedule.h"
+
+#include <algorithm>
+
+#include "outstep/base/errors.h"
+
+namespace outstep::engine {
+
+Action Program::peek() const {
+  // The micro-batch at which the present flush ends.
+  int64_t end = limit_;
+  if (flush_every_ != kNever) {
+    end = std::min(end, (num_backward_ / flush_every_ + 1) * flush_every_);
+  }
+  const bool goes_forward = num_forward_ < end && num_in_flight() <= lead_;
+  check(goes_forward || num_in_flight() > 0,
+        "a program that drains ends when nothing is in flight");
+  return goes_forward ? Action{Action::Kind::forward, num_forward_}
+                      : Action{Action::Kind::backward, num_backward_};
+}
+
+Action Program::next() {
+  const Action action = peek();
+  ++(action.kind == Action::Kind::forward ? num_forward_ : num_backward_);
+  if (num_in_flight() == 0) limit_ = kNever;
+  return action;
+}
+
+void Program::drain() {
+  if (num_in_flight() > 0) limit_ = num_forward_;
+}
+
+void Program::seek(int64_t num_forward, int64_t num_backward) {
+  check(num_backward >= 0 && num_forward >= num_backward && num_forward - num_backward <= lead_ + 1,
+        "a program is somewhere in its row");
+  num_forward_ = num_forward;
+  num_backward_ = num_backward;
+  limit_ = kNever;
+}
+
+int64_t Schedule::lead(int stage) const {
+  const int64_t behind = num_stages - 1 - stage;
+  switch (order) {
+    case Order::all_forward:
+      return flush_every;
+    case Order::one_forward:
+      return behind;
+    case Order::ticks:
+      return 2 * behind;
+  }
+  return 0;
+}
+
+int64_t Schedule::delay(int stage) const {
+  return flush_every == Program::kNever ? lead(stage) : 0;
+}
+
+}  // namespace outstep::engine
