@@ -47,6 +47,48 @@ std::string comparison_text(const train::Plan& plan) {
   return fmt::format("\n{}\n{}\n", table.text(), plan.advice);
 }
 
+std::string bytes_of(const train::PipelinePlan& plan, bool inputs, bool parameters) {
+  return human_bytes(plan.table3_bytes[(inputs ? 0 : 2) + (parameters ? 0 : 1)]);
+}
+
+// The schedule, the stages, and the other modes beside it.
+std::string pipeline_text(const train::PipelinePlan& plan, int64_t accumulation) {
+  const auto time = [&](double seconds) {
+    return plan.is_measured ? fmt::format("{:.1f} ms", 1000 * seconds)
+                            : fmt::format("{:g} units", seconds);
+  };
+  Table stages{.header = {"stage", "blocks", "forward", "backward", "delay", "parameters",
+                          "gradients", "inputs kept", "copies"},
+               .rows = {}};
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const auto& stage = plan.stages[s];
+    stages.rows.push_back(
+        {fmt::to_string(s), fmt::to_string(stage.num_blocks), time(stage.forward_seconds),
+         time(stage.backward_seconds),
+         fmt::format("{} ticks, {:.2g} updates", stage.delay_ticks,
+                     static_cast<double>(stage.delay_ticks) / static_cast<double>(accumulation)),
+         human_bytes(stage.bytes.parameters), human_bytes(stage.bytes.gradients),
+         human_bytes(stage.bytes.kept), human_bytes(stage.bytes.stashed)});
+  }
+  Table modes{.header = {"engine", "a micro-batch", "bubble", "÷ one process",
+                         "largest stage, graphs left out"},
+              .rows = {}};
+  for (const auto& mode : plan.modes) {
+    modes.rows.push_back(
+        {mode.name + (mode.is_recipes ? " (this recipe)" : ""), time(mode.seconds_per_micro_batch),
+         fmt::format("{:.0f} %", 100 * mode.bubble_fraction), fmt::format("{:.2f}", mode.speed_up),
+         human_bytes(mode.largest_stage_bytes)});
+  }
+  std::string text = fmt::format("\n{}\n{}\n{}", plan.picture, stages.text(), modes.text());
+  if (plan.table3_bytes.empty()) return text;
+  text += fmt::format(
+      "\nA block a stage, by the formula of the PETRA paper's Table 3 (k = 1): inputs and parameters "
+      "buffered {},\nonly inputs {}, only parameters {}, neither (petra) {}\n",
+      bytes_of(plan, true, true), bytes_of(plan, true, false), bytes_of(plan, false, true),
+      bytes_of(plan, false, false));
+  return text;
+}
+
 std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {
   Table memory{.header = {"memory of a rank", "bytes"}, .rows = {}};
   const auto row = [&](const std::string& what, int64_t bytes) {
@@ -58,6 +100,11 @@ std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool
   row("communication buffers", plan.communication_bytes);
   if (measured) row("activations (peak)", plan.activation_bytes);
   row(measured ? "together" : "together, without activations", plan.total_bytes());
+  if (plan.pipeline) {
+    return fmt::format("{}  {} parameters · {}\n{}\nof stage 0:\n{}{}", plan.model,
+                       with_commas(plan.num_parameters), recipe.mesh.describe(), data_text(plan),
+                       memory.text(), pipeline_text(*plan.pipeline, recipe.train.accumulation));
+  }
 
   Table step{.header = {"a step", ""}, .rows = {}};
   step.rows.push_back({"sent by a rank", human_bytes(plan.bytes_sent_per_step)});
@@ -82,7 +129,8 @@ int run(const Flags& flags, const Invocation& invocation) {
   if (!flags.link.empty()) options.link_bits_per_second = parse_bits_per_second(flags.link);
   train::Recipe recipe = train::read_recipe(find_recipe(flags.recipe), flags.overrides);
   const train::Plan plan = train::make_plan(recipe, places_of_machine(), options);
-  if (!invocation.wants_json()) screen.write(plan_text(recipe, plan, options.measure));
+  const bool has_run = options.measure && !plan.pipeline;
+  if (!invocation.wants_json()) screen.write(plan_text(recipe, plan, has_run));
   screen.result(plan.to_json());
   return 0;
 }

@@ -117,6 +117,13 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   Plan plan;
   plan.missing_data = build(recipe, places, *assembly, nullptr, MissingData::stand_in);
   count(plan, *assembly);
+  if (recipe.mesh.stages > 1) {
+    plan.num_parameters = assembly->model->num_parameters();
+    plan.bytes_sent_per_step = assembly->sync->planned_traffic().bytes_sent;
+    plan.micro_batches_per_step = static_cast<double>(recipe.train.accumulation);
+    plan.pipeline = plan_pipeline(recipe, *assembly, options.measure);
+    return plan;
+  }
   ForecastOptions forecasting{.link_bits_per_second = options.link_bits_per_second};
   if (options.measure) {
     run(*assembly, recipe, forecasting.pace);
@@ -161,6 +168,7 @@ nlohmann::ordered_json Plan::to_json() const {
     }
     json["advice"] = advice;
   }
+  if (pipeline) json["pipeline"] = pipeline->to_json();
   json["is_data_here"] = missing_data.empty();
   if (!missing_data.empty()) json["missing_data"] = missing_data;
   return json;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "outstep/train/forecast.h"
+#include "outstep/train/pipeline_plan.h"
 
 namespace outstep::train {
 
@@ -32,6 +33,7 @@ struct Plan {
   // On a link, where there are replicas and times: syncs side by side, and which to take.
   std::vector<Forecast> comparison;
   std::string advice;
+  std::optional<PipelinePlan> pipeline;  // of stages; then no step is run, and no sync compared
   std::string missing_data;  // why the model's own examples were used; empty: data is here
 
   int64_t total_bytes() const {

@@ -41,7 +41,7 @@ double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks,
 Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode& mode);
 
 // Times each block by itself at the shapes that it is given in training, on this thread. The
-// parameters of one block lie in memory at a time.
+// parameters of one block lie in memory at a time; those that the model had are lost to it.
 std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
                                       const at::Tensor& target, const BatchForm& form);
 

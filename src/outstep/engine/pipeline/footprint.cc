@@ -1,0 +1,82 @@
+#include "outstep/engine/pipeline/footprint.h"
+
+#include <algorithm>
+
+#include "outstep/engine/pipeline/schedule.h"
+
+namespace outstep::engine {
+namespace {
+
+constexpr int64_t kItemBytes = 4;
+
+int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t most_in_flight(const Schedule& schedule, int stage) {
+  return std::min(schedule.lead(stage) + 1, schedule.flush_every);
+}
+
+}  // namespace
+
+std::vector<BlockSize> measure_sizes(nn::Model& model) {
+  const at::NoGradGuard no_grad;
+  nn::Streams streams{.x = model.example_input(1)};
+  nn::ForwardContext context;
+  std::vector<BlockSize> sizes;
+  for (size_t b = 0; b < model.blocks.size(); ++b) {
+    nn::Block& block = *model.blocks[b];
+    const nn::FlatParams params(model, 1, {.blocks = {.begin = b, .end = b + 1}});
+    sizes.push_back({.name = block.name(),
+                     .is_reversible = block.is_reversible(),
+                     .num_parameters = params.num_parameters(),
+                     .num_buffers = params.buffers().numel(),
+                     .input_x = streams.x.numel(),
+                     .input_other = streams.are_two() ? streams.other.numel() : 0});
+    streams = block.forward(streams, context);
+  }
+  return sizes;
+}
+
+StageBytes stage_bytes(const std::vector<BlockSize>& sizes, const Cut& cut, int stage,
+                       const Mode& mode, const FootprintOptions& options) {
+  const nn::BlockRange blocks = blocks_of(cut, stage);
+  const bool is_last = stage + 1 == static_cast<int>(cut.size());
+  const Schedule schedule{.order = mode.order,
+                          .num_stages = static_cast<int>(cut.size()),
+                          .flush_every = mode.flushes() ? options.k : Program::kNever};
+  StageBytes bytes;
+  int64_t inputs = 0;  // numbers, of one example
+  for (size_t b = blocks.begin; b < blocks.end; ++b) {
+    bytes.parameters += sizes[b].num_parameters * kItemBytes;
+    const bool is_kept =
+        mode.buffering.keep == Keep::nothing ? !sizes[b].is_reversible : b == blocks.begin;
+    if (is_kept && !(is_last && mode.last_keeps_graph && b > blocks.begin)) {
+      inputs += sizes[b].input();
+    }
+  }
+  bytes.gradients = bytes.parameters;
+  const int64_t in_flight = most_in_flight(schedule, stage);
+  bytes.kept = inputs * options.micro_batch * in_flight * kItemBytes;
+  if (mode.buffering.stashes() && !is_last) {
+    bytes.stashed = bytes.parameters * (ceiling(schedule.delay(stage), options.k) + 1);
+  }
+  return bytes;
+}
+
+int64_t table3_bytes(const std::vector<BlockSize>& sizes, const Table3Row& row,
+                     const FootprintOptions& options) {
+  const Schedule schedule{.order = Order::ticks, .num_stages = static_cast<int>(sizes.size())};
+  int64_t total = 0;
+  for (size_t j = 0; j < sizes.size(); ++j) {
+    const BlockSize& block = sizes[j];
+    const bool is_head = j + 1 == sizes.size();
+    const int64_t streams = block.is_reversible || is_head ? block.input_x : block.input();
+    const int64_t input = streams * options.micro_batch;
+    const int64_t delay = schedule.delay(static_cast<int>(j));  // τ_j
+    total += block.num_parameters + block.num_buffers + input;
+    if (row.buffers_inputs || (!block.is_reversible && j > 0)) total += input * delay;
+    if (row.buffers_parameters) total += block.num_parameters * ceiling(delay, options.k);
+  }
+  return total * kItemBytes;
+}
+
+}  // namespace outstep::engine

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "outstep/engine/pipeline/cut.h"
+#include "outstep/engine/pipeline/mode.h"
+
+// How much memory stages need, by formula: for `outstep plan`.
+
+namespace outstep::engine {
+
+// Numbers, not bytes.
+struct BlockSize {
+  std::string name;
+  bool is_reversible = false;
+  int64_t num_parameters = 0;
+  int64_t num_buffers = 0;
+  int64_t input_x = 0;      // of one example: the first stream, or the only one
+  int64_t input_other = 0;  // the second one, or 0
+
+  int64_t input() const { return input_x + input_other; }
+};
+
+// Evaluates the model at one example, block by block, whose parameters are placed one after
+// another: those that the model had are lost to it.
+std::vector<BlockSize> measure_sizes(nn::Model& model);
+
+struct StageBytes {
+  int64_t parameters = 0;
+  int64_t gradients = 0;
+  int64_t kept = 0;     // inputs of micro-batches in flight; nothing is known of graphs
+  int64_t stashed = 0;  // copies of the parameters
+};
+
+// Of a stage in float32, with micro-batches of a size, k of them an update.
+struct FootprintOptions {
+  int64_t micro_batch = 1;
+  int64_t k = 1;
+};
+StageBytes stage_bytes(const std::vector<BlockSize>& sizes, const Cut& cut, int stage,
+                       const Mode& mode, const FootprintOptions& options);
+
+// The whole pipeline's memory as Table 3 of the paper has it, every block a stage of its own:
+// parameters, buffers and the input of each stage, τ_j more inputs where they are buffered (of
+// stages that are not reversible always, but for the first), and ⌈τ_j / k⌉ copies of the parameters
+// where they are stashed. Inputs of reversible stages and of the head count one stream.
+struct Table3Row {
+  bool buffers_inputs = false;
+  bool buffers_parameters = false;
+};
+int64_t table3_bytes(const std::vector<BlockSize>& sizes, const Table3Row& row,
+                     const FootprintOptions& options);
+
+}  // namespace outstep::engine
