@@ -58,19 +58,28 @@ std::string Link::stage_text() const {
   return fmt::format("stage {} ({})", peer_, group_.describe(peer_));
 }
 
+CommError Link::sending_failed(const Message& message, const CommError& why) const {
+  return CommError("sending {} of micro-batch {} to {}: {}", describe(message.kind),
+                   message.micro_batch, stage_text(), why.what());
+}
+
 void Link::send(const Message& message) {
   forget_what_is_sent();
   Sent sent{.message = message, .works = {}};
   sent.message.streams = as_sendable(message.streams);
   sent.message.gradient = as_sendable(message.gradient);
   const char* what = describe(message.kind);
-  sent.works.push_back(group_.send(header_of(sent.message), peer_,
-                                   {.tag = tag_to(0), .what = what, .step = message.micro_batch}));
-  for (const at::Tensor& tensor : sent.message.tensors()) {
-    if (!tensor.defined()) continue;
-    sent.works.push_back(
-        group_.send(as_row_major(tensor), peer_,
-                    {.tag = tag_to(1), .what = what, .step = message.micro_batch}));
+  const auto post = [&](const at::Tensor& tensor, int64_t payload) {
+    sent.works.push_back(group_.send(
+        tensor, peer_, {.tag = tag_to(payload), .what = what, .step = message.micro_batch}));
+  };
+  try {
+    post(header_of(sent.message), 0);
+    for (const at::Tensor& tensor : sent.message.tensors()) {
+      if (tensor.defined()) post(as_row_major(tensor), 1);
+    }
+  } catch (const CommError& error) {
+    throw sending_failed(message, error);
   }
   sent_.push_back(std::move(sent));
   if (sent_.size() > kMaxSent) forget_oldest();
@@ -82,20 +91,20 @@ void Link::forget_oldest() {
   try {
     for (comm::Work& work : oldest.works) work.wait();
   } catch (const CommError& error) {
-    throw CommError("sending {} of micro-batch {} to {}: {}", describe(oldest.message.kind),
-                    oldest.message.micro_batch, stage_text(), error.what());
+    throw sending_failed(oldest.message, error);
   }
   sent_.pop_front();
 }
 
 // Their tensors can go.
 void Link::forget_what_is_sent() {
-  while (!sent_.empty()) {
-    for (comm::Work& work : sent_.front().works) {
-      if (!work.is_done()) return;
-    }
-    forget_oldest();
+  // Of each message its last transfer is asked, and all of them at once: a first question may only
+  // begin to find out.
+  size_t num_arrived = 0;
+  for (size_t i = 0; i < sent_.size(); ++i) {
+    if (sent_[i].works.back().is_done() && num_arrived == i) ++num_arrived;
   }
+  for (; num_arrived > 0; --num_arrived) forget_oldest();
 }
 
 Message Link::receive(Message::Kind kind) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "outstep/base/errors.h"
 #include "outstep/base/threads.h"
 #include "outstep/base/trace.h"
 #include "outstep/comm/group.h"
@@ -70,6 +71,7 @@ class Link : public io::Stateful {
   Message receive_now();
   void forget_what_is_sent();
   void forget_oldest();
+  CommError sending_failed(const Message& message, const CommError& why) const;
   comm::Tag tag_to(int64_t payload) const;
   comm::Tag tag_from(int64_t payload) const;
   std::string stage_text() const;
