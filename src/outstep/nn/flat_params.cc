@@ -37,6 +37,11 @@ at::Tensor piece_of(const at::Tensor& flat, const FlatParams::Entry& entry) {
   return piece;
 }
 
+void forget_tensors(Block& block) {
+  for (Parameter* parameter : block.parameters()) parameter->tensor = at::Tensor();
+  for (Buffer* buffer : block.buffers()) buffer->tensor = at::Tensor();
+}
+
 FlatParams::FlatParams(Model& model, uint64_t seed, const Placement& placement)
     : blocks_{placement.blocks.begin, std::min(placement.blocks.end, model.blocks.size())} {
   const at::NoGradGuard no_grad;

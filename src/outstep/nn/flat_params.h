@@ -105,6 +105,8 @@ class FlatParams {
   at::Tensor buffers_;
 };
 
+// Lets go of a block's parameters and buffers, as if it had never been placed.
+void forget_tensors(Block& block);
 // A tensor of its own over an entry's piece of a flat vector.
 at::Tensor piece_of(const at::Tensor& flat, const FlatParams::Entry& entry);
 

@@ -48,6 +48,12 @@ bool has_pipeline(Recipe& recipe) {
         "stages, as --engine.name=petra, or mesh.stages = 1",
         recipe.mesh.stages, name);
   }
+  if (recipe.mesh.stages > 1 && (recipe.train.device != "cpu" || recipe.comm.backend == "nccl")) {
+    throw ConfigError(
+        "mesh.stages = {}: stages send each other tensors on the CPU alone yet; use train.device = "
+        "\"cpu\" and another comm.backend than \"nccl\", or mesh.stages = 1",
+        recipe.mesh.stages);
+  }
   return is_pipeline;
 }
 
@@ -136,7 +142,8 @@ engine::Cut measured_cut(const engine::PipelineOptions& options, int64_t micro_b
       *assembly.model, model.example_input(micro_batch), model.example_target(micro_batch),
       {.device = assembly.device,
        .dtype = engine::dtype_of(options.precision),
-       .channels_last = options.channels_last.value_or(model.prefers_channels_last())});
+       .channels_last = options.channels_last.value_or(model.prefers_channels_last())},
+      options.precision == engine::Precision::bf16);
   return engine::balanced_cut(costs, assembly.mesh.stages, options.mode);
 }
 
@@ -240,21 +247,32 @@ std::string build_model(Recipe& recipe, const data::Places& places, Assembly& as
 void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
   if (!assembly.stage_group) return;
   io::Section section = recipe.settings.section("engine");
-  const std::string name = section.text("name", "backprop");
-  const auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
-  const int64_t micro_batch =
-      section.integer("micro_batch", data::StreamOptions().micro_batch, {.min = 1});
   const int num_stages = assembly.mesh.stages;
   const engine::Cut whole = {std::ssize(assembly.model->blocks)};
   const bool is_said = section.has("stages") && !section.is_text("stages");
-  if (num_stages == 1 && !is_said) {
-    section.text("stages", "auto", {.choices = {"auto"}});
-    assembly.cut = whole;
-    return;
-  }
-  if (!is_said) {
-    section.text("stages", "auto", {.choices = {"auto"}});
+  engine::PipelineOptions options;
+  int64_t micro_batch = 0;
+  const auto read = [&] {
+    const std::string name = section.text("name", "backprop");
+    options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
+    micro_batch = section.integer("micro_batch", data::StreamOptions().micro_batch, {.min = 1});
     engine::require_enough_blocks(*assembly.model, num_stages, section.origin("stages"));
+    if (is_said) {
+      section.integers("stages", whole);
+    } else {
+      section.text("stages", "auto", {.choices = {"auto"}});
+    }
+  };
+  if (world) {
+    together(*world, read);
+    // Before ranks do different things because their recipes say so.
+    require_same(recipe.settings.resolved(), "another recipe", *world);
+  } else {
+    read();
+  }
+  assembly.cut = whole;
+  if (num_stages == 1 && !is_said) return;
+  if (!is_said) {
     const auto measure = [&] { return measured_cut(options, micro_batch, assembly); };
     section.settle("stages", agreed_cut(world, measure), "measured");
   }

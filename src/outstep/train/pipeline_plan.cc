@@ -24,7 +24,8 @@ std::vector<engine::BlockCost> costs_of(const Assembly& assembly,
       *assembly.model, model.example_input(micro_batch), model.example_target(micro_batch),
       {.device = assembly.device,
        .dtype = engine::dtype_of(options.precision),
-       .channels_last = options.channels_last.value_or(model.prefers_channels_last())});
+       .channels_last = options.channels_last.value_or(model.prefers_channels_last())},
+      options.precision == engine::Precision::bf16);
 }
 
 double seconds_of_backprop(const std::vector<engine::BlockCost>& costs) {
@@ -36,21 +37,21 @@ double seconds_of_backprop(const std::vector<engine::BlockCost>& costs) {
 }
 
 engine::Timeline timeline_of(const engine::Mode& mode, const std::vector<engine::BlockCost>& costs,
-                             const Assembly& assembly, int64_t k, int64_t num_micro_batches) {
-  const engine::Schedule schedule{.order = mode.order,
-                                  .num_stages = assembly.mesh.stages,
-                                  .flush_every = mode.flushes() ? k : engine::Program::kNever};
+                             const Assembly& assembly, int64_t flush_every,
+                             int64_t num_micro_batches) {
+  const engine::Schedule schedule{
+      .order = mode.order, .num_stages = assembly.mesh.stages, .flush_every = flush_every};
   return engine::simulate(schedule, engine::pass_times(costs, assembly.cut, mode), 0,
                           num_micro_batches);
 }
 
 PipelinePlan::Mode plan_mode(const engine::Mode& mode, const std::vector<engine::BlockCost>& costs,
                              const std::vector<engine::BlockSize>& sizes, const Assembly& assembly,
-                             const engine::FootprintOptions& footprint) {
-  // Several steps, of which the first ones fill the pipeline.
-  const int64_t k = footprint.k;
-  const int64_t filling = (4 * assembly.mesh.stages + k - 1) / k * k;
-  const auto timeline = timeline_of(mode, costs, assembly, k, 2 * filling);
+                             const engine::FootprintOptions& footprint, int64_t flush_every) {
+  // Several flushes, or steps, of which the first ones fill the pipeline.
+  const int64_t unit = flush_every == engine::Program::kNever ? footprint.k : flush_every;
+  const int64_t filling = (4 * assembly.mesh.stages + unit - 1) / unit * unit;
+  const auto timeline = timeline_of(mode, costs, assembly, flush_every, 2 * filling);
   PipelinePlan::Mode plan{.name = mode.name,
                           .seconds_per_micro_batch = timeline.seconds_per_micro_batch(filling),
                           .bubble_fraction = timeline.bubble_fraction(filling)};
@@ -91,20 +92,25 @@ PipelinePlan plan_pipeline(Recipe& recipe, const Assembly& assembly, bool measur
          .delay_ticks = schedule.delay(stage),
          .bytes = engine::stage_bytes(sizes, assembly.cut, stage, options.mode, footprint)});
   }
-  const int64_t shown = (12 + footprint.k - 1) / footprint.k * footprint.k;
-  plan.picture = timeline_of(options.mode, costs, assembly, footprint.k, shown)
+  const int64_t unit =
+      options.flush_every == engine::Program::kNever ? footprint.k : options.flush_every;
+  const int64_t shown = (12 + unit - 1) / unit * unit;
+  plan.picture = timeline_of(options.mode, costs, assembly, options.flush_every, shown)
                      .picture(quickest / kCellsAForward, kPictureColumns);
   for (engine::Mode mode : engine::pipeline_modes()) {
     const bool is_recipes = mode.name == name;
     if (is_recipes) mode = options.mode;
-    plan.modes.push_back(plan_mode(mode, costs, sizes, assembly, footprint));
+    const int64_t flush_every = is_recipes       ? options.flush_every
+                                : mode.flushes() ? footprint.k
+                                                 : engine::Program::kNever;
+    plan.modes.push_back(plan_mode(mode, costs, sizes, assembly, footprint, flush_every));
     plan.modes.back().is_recipes = is_recipes;
   }
   const bool is_reversible = std::ranges::any_of(sizes, &engine::BlockSize::is_reversible);
   for (int i = 0; is_reversible && i < 4; ++i) {
-    plan.table3_bytes.push_back(engine::table3_bytes(
-        sizes, {.buffers_inputs = i < 2, .buffers_parameters = i % 2 == 0},
-        {.micro_batch = footprint.micro_batch, .k = 1}));
+    plan.table3_bytes.push_back(
+        engine::table3_bytes(sizes, {.buffers_inputs = i < 2, .buffers_parameters = i % 2 == 0},
+                             {.micro_batch = footprint.micro_batch, .k = 1}));
   }
   return plan;
 }

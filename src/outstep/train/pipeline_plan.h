@@ -32,8 +32,8 @@ struct PipelinePlan {
   std::vector<Stage> stages;
   std::vector<Mode> modes;
   std::string picture;  // of the recipe's mode, its first ticks
-  // Of a reversible model: Table 3 of the PETRA paper, a stage a block and k = 1. Inputs and parameters
-  // buffered; inputs; parameters; neither.
+  // Of a reversible model: Table 3 of the PETRA paper, a stage a block and k = 1. Inputs and
+  // parameters buffered; inputs; parameters; neither.
   std::vector<int64_t> table3_bytes;
 
   nlohmann::ordered_json to_json() const;

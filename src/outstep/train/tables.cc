@@ -37,6 +37,14 @@ void require_fits_engine(Recipe& recipe, const std::string& sync, const std::str
         "\"ddp\"",
         origin, sync);
   }
+  if (assembly.mesh.stages > 1 &&
+      recipe.settings.section("sync").text("on_nonfinite", "fail") == "skip") {
+    throw ConfigError(
+        "sync.on_nonfinite = \"skip\": each of the {} stages judges its own gradient, and a step "
+        "that "
+        "one alone drops would be half a step; use \"fail\"",
+        assembly.mesh.stages);
+  }
   const std::string engine = recipe.settings.section("engine").text("name", "backprop");
   const auto modes = engine::pipeline_mode_names();
   if (std::ranges::count(modes, engine) == 0 || !changes_within_steps(sync)) return;

@@ -52,7 +52,9 @@ class Trainer {
         unit_(assembly.data.unit),
         lag_(statistics_lag(recipe)),
         exchange_(*assembly.member_group, StepTotals::kNumValues,
-                  {.tag = kStatisticsTag, .what = "step statistics"}) {}
+                  {.tag = kStatisticsTag,
+                   .deadline = assembly.member_group->deadline() * recipe.mesh.stages,
+                   .what = "step statistics"}) {}
 
   Summary run();
 

@@ -144,7 +144,8 @@ std::string Timeline::picture(double cell_seconds, size_t max_columns) const {
   // Cells as wide as the numbers that are shown.
   size_t width = 3;
   for (const Pass& pass : passes) {
-    if (pass.action.micro_batch >= 10 && cell_at(pass.end) * 4 <= max_columns) width = 4;
+    if (cell_at(pass.end) * 3 > max_columns) continue;
+    width = std::max(width, fmt::to_string(pass.action.micro_batch).size() + 2);
   }
   const size_t num_cells = max_columns / width;
   std::string text;

@@ -10,6 +10,7 @@
 
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
+#include "outstep/engine/autocast.h"
 #include "outstep/nn/coupling.h"
 
 namespace outstep::engine {
@@ -128,7 +129,8 @@ Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode
 }
 
 std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
-                                      const at::Tensor& target, const BatchForm& form) {
+                                      const at::Tensor& target, const BatchForm& form,
+                                      bool autocasts) {
   const at::AutoGradMode grad_mode(true);
   const data::Batch batch = placed({.inputs = input, .targets = target}, form);
   nn::Streams streams{.x = batch.inputs};
@@ -145,20 +147,27 @@ std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
     BlockCost cost;
     const double both = shortest_seconds([&] {
       const nn::Streams leaves = nn::as_leaves(streams);
-      output = block.forward(leaves, context);
+      at::Tensor loss;
+      {
+        const Autocast autocast(autocasts, form.device);
+        output = block.forward(leaves, context);
+        if (is_head) loss = model.loss(output.x, batch.targets).loss;
+      }
       if (is_head) {
-        torch::autograd::backward({model.loss(output.x, batch.targets).loss}, {});
+        torch::autograd::backward({loss}, {});
       } else {
         nn::backward(output, as_gradient(output));
       }
     });
     cost.forward_seconds = shortest_seconds([&] {
       const at::NoGradGuard no_grad;
+      const Autocast autocast(autocasts, form.device);
       output = block.forward(streams, context);
     });
     cost.backward_seconds = std::max(both - cost.forward_seconds, 0.0);
     costs.push_back(cost);
     streams = output;
+    nn::forget_tensors(block);
   }
   return costs;
 }

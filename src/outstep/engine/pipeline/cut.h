@@ -43,6 +43,7 @@ Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode
 // Times each block by itself at the shapes that it is given in training, on this thread. The
 // parameters of one block lie in memory at a time; those that the model had are lost to it.
 std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
-                                      const at::Tensor& target, const BatchForm& form);
+                                      const at::Tensor& target, const BatchForm& form,
+                                      bool autocasts = false);
 
 }  // namespace outstep::engine

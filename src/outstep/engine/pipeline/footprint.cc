@@ -32,6 +32,7 @@ std::vector<BlockSize> measure_sizes(nn::Model& model) {
                      .input_x = streams.x.numel(),
                      .input_other = streams.are_two() ? streams.other.numel() : 0});
     streams = block.forward(streams, context);
+    nn::forget_tensors(block);
   }
   return sizes;
 }

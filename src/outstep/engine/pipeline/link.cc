@@ -2,15 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
 
 namespace outstep::engine {
 namespace {
 
-// Messages under way at once; a stage that runs ahead of its neighbour waits here.
-constexpr size_t kMaxSent = 64;
-// Of a receive whose message nobody waits for yet; the waiting is bounded where it happens.
+// Batches to evaluate that are under way at once: a stage that runs ahead waits here. In training
+// the schedule bounds them, and waiting for one direction while the neighbour waits for the other
+// could last for ever.
+constexpr size_t kMaxEvaluations = 4;
+// Of a transfer that nobody waits for yet; the waiting is bounded where it happens.
 constexpr std::chrono::hours kPatience{24 * 365};
 
 // Dense memory in the order of its strides, which is what can be sent and received.
@@ -34,6 +38,7 @@ Link::Link(comm::Group& group, const Options& options)
     : group_(group),
       options_(options),
       peer_(group.rank() + (options.towards == Towards::next ? 1 : -1)),
+      patience_(group.deadline() * std::max(group.size() - 1, 1)),
       entry_(options.towards == Towards::next ? "link.next" : "link.previous"),
       worker_(std::make_unique<SerialWorker>(fmt::format("pipe-from-{}", peer_))) {
   check(peer_ >= 0 && peer_ < group.size(), "a link has a stage at its other end");
@@ -69,9 +74,12 @@ void Link::send(const Message& message) {
   sent.message.streams = as_sendable(message.streams);
   sent.message.gradient = as_sendable(message.gradient);
   const char* what = describe(message.kind);
+  const bool is_evaluation = message.kind == Message::Kind::evaluation;
+  const std::chrono::milliseconds deadline = is_evaluation ? patience_ : kPatience;
   const auto post = [&](const at::Tensor& tensor, int64_t payload) {
     sent.works.push_back(group_.send(
-        tensor, peer_, {.tag = tag_to(payload), .what = what, .step = message.micro_batch}));
+        tensor, peer_,
+        {.tag = tag_to(payload), .deadline = deadline, .what = what, .step = message.micro_batch}));
   };
   try {
     post(header_of(sent.message), 0);
@@ -82,7 +90,9 @@ void Link::send(const Message& message) {
     throw sending_failed(message, error);
   }
   sent_.push_back(std::move(sent));
-  if (sent_.size() > kMaxSent) forget_oldest();
+  while (is_evaluation && sent_.size() > kMaxEvaluations) {
+    forget_oldest();
+  }
 }
 
 // Waits until it has arrived.
@@ -151,10 +161,10 @@ Message Link::take(const std::string& what) {
   const auto begin = Clock::now();
   const trace::Span span(options_.tracer, trace::Track::compute, "wait");
   try {
-    if (!worker_->wait_for(*job_, group_.deadline())) {
+    if (!worker_->wait_for(*job_, patience_)) {
       group_.abort();
       throw CommError("nothing came, {:.1f} s of {:.1f} s", seconds_since(begin),
-                      std::chrono::duration<double>(group_.deadline()).count());
+                      std::chrono::duration<double>(patience_).count());
     }
   } catch (const CommError& error) {
     throw CommError("waiting for {} from {}: {}", what, stage_text(), error.what());
@@ -190,12 +200,6 @@ Message Link::receive_now() {
   return message;
 }
 
-int64_t Link::arrived_bytes() const {
-  int64_t total = 0;
-  for (const Message& message : arrived_) total += message.num_bytes();
-  return total;
-}
-
 void Link::save(io::StateWriter& writer) const {
   writer.local(entry_ + ".num", static_cast<int64_t>(arrived_.size()));
   for (size_t i = 0; i < arrived_.size(); ++i) {
@@ -208,16 +212,32 @@ void Link::save(io::StateWriter& writer) const {
   }
 }
 
+// What peers may not send, files may not hold.
+Message Link::saved_message(const at::Tensor& header, const std::string& entry) const {
+  try {
+    return message_of(header, options_.device, "a checkpoint");
+  } catch (const CommError&) {
+    throw DataError("entry \"{}.header\" of the checkpoint is no message of a stage", entry);
+  }
+}
+
 void Link::load(io::StateReader& reader) {
   arrived_.clear();
   if (!reader.has_local()) return;
   const int64_t num = reader.local_int(entry_ + ".num");
   for (int64_t i = 0; i < num; ++i) {
     const std::string name = fmt::format("{}.{}", entry_, i);
-    Message message = message_of(reader.local(name + ".header"), options_.device, "a checkpoint");
+    Message message = saved_message(reader.local(name + ".header"), name);
     std::vector<at::Tensor> tensors = message.tensors();
     for (size_t k = 0; k < tensors.size(); ++k) {
-      if (tensors[k].defined()) tensors[k].copy_(reader.local(fmt::format("{}.{}", name, k)));
+      if (!tensors[k].defined()) continue;
+      const std::string entry = fmt::format("{}.{}", name, k);
+      const at::Tensor saved = reader.local(entry);
+      if (saved.sizes() != tensors[k].sizes()) {
+        throw DataError("entry \"{}\" of the checkpoint is not of the size that its header says",
+                        entry);
+      }
+      tensors[k].copy_(saved);
     }
     arrived_.push_back(std::move(message));
   }

@@ -24,11 +24,12 @@ enum class Towards { previous, next };
 //   Message message = link.receive(Message::Kind::gradients, 17);
 //
 // Messages arrive in the order in which they were sent. While a stage computes, the next message is
-// already received, on a thread of the link's own ("pipe-from-1"). Between two messages the
-// neighbour may take the group's deadline; that counts from when this stage waits.
+// already received, on a thread of the link's own ("pipe-from-1"). What this stage waits for may
+// take the group's deadline, times the stages that it may have to pass through; that counts from
+// when this stage waits.
 //
 // Ownership: tensors handed to send must not be written any more; those received belong to the
-// caller. One thread calls it; the group is used from two.
+// caller. One thread calls it; the group is used from that and the link's own.
 class Link : public io::Stateful {
  public:
   struct Options {
@@ -54,7 +55,6 @@ class Link : public io::Stateful {
 
   // Seconds waited in receive since the last call.
   double take_idle_seconds() { return std::exchange(idle_seconds_, 0); }
-  int64_t arrived_bytes() const;  // of what was taken in and not received yet
 
   // What was taken in by receive_to_mark.
   void save(io::StateWriter& writer) const override;
@@ -71,6 +71,7 @@ class Link : public io::Stateful {
   Message receive_now();
   void forget_what_is_sent();
   void forget_oldest();
+  Message saved_message(const at::Tensor& header, const std::string& entry) const;
   CommError sending_failed(const Message& message, const CommError& why) const;
   comm::Tag tag_to(int64_t payload) const;
   comm::Tag tag_from(int64_t payload) const;
@@ -79,10 +80,11 @@ class Link : public io::Stateful {
   comm::Group& group_;
   const Options options_;
   const int peer_;
-  const std::string entry_;          // names it in checkpoints
-  std::deque<Sent> sent_;            // not known to have arrived
-  std::deque<Message> arrived_;      // taken in before they were asked for
-  std::optional<Message> incoming_;  // the job's, until it has ended
+  const std::chrono::milliseconds patience_;  // of waiting for a message
+  const std::string entry_;                   // names it in checkpoints
+  std::deque<Sent> sent_;                     // not known to have arrived
+  std::deque<Message> arrived_;               // taken in before they were asked for
+  std::optional<Message> incoming_;           // the job's, until it has ended
   std::optional<SerialWorker::Ticket> job_;
   double idle_seconds_ = 0;
   std::unique_ptr<SerialWorker> worker_;  // last: its job uses all of the above

@@ -100,6 +100,9 @@ at::Tensor header_of(const Message& message) {
 }
 
 Message message_of(const at::Tensor& header, at::Device device, const std::string& sender) {
+  const bool is_header =
+      header.scalar_type() == at::kLong && header.numel() == kHeaderSize && header.is_contiguous();
+  if (!is_header) throw CommError("{} sent a header of another size", sender);
   const int64_t* in = header.const_data_ptr<int64_t>();
   if (in[0] != kMagic || in[1] < 0 || in[1] > static_cast<int64_t>(Message::Kind::mark)) {
     throw CommError("{} sent what is no message of a stage; do all ranks run the same outstep?",

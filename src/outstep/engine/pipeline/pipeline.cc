@@ -23,6 +23,7 @@ StageOptions stage_options(const StageParts& parts, const PipelineOptions& optio
           .is_last = is_last,
           .statistics_in = options.statistics_in,
           .autocasts = options.precision == Precision::bf16,
+          .channels_last = options.channels_last.value_or(parts.model.prefers_channels_last()),
           .seed = options.seed};
 }
 
@@ -124,8 +125,12 @@ method::Contribution PipelineEngine::accumulate() {
 
 method::Contribution PipelineEngine::drain() {
   method::Contribution total;
-  program_.drain();
-  while (program_.num_in_flight() > 0) total += accumulate();
+  // Between two steps all stages have gone back as often, and the first one forward furthest: all
+  // go as far. Before the first step nothing has gone anywhere.
+  if (program_.num_forward() == 0 || !is_in_ticks()) return total;
+  const int64_t end = program_.num_backward() + schedule_.lead(0);
+  program_.drain_to(end);
+  while (program_.num_backward() < end) total += accumulate();
   return total;
 }
 
@@ -285,9 +290,16 @@ method::EngineReport PipelineEngine::take_report() {
   return report;
 }
 
+// Of the mode and the stage's blocks: what is in flight is of use to no other.
+int64_t PipelineEngine::kind() const {
+  const nn::BlockRange& blocks = parts_.params.blocks();
+  return purpose(fmt::format("{} {} {}", options_.mode.name, blocks.begin, blocks.end));
+}
+
 void PipelineEngine::save(io::StateWriter& writer) const {
   parts_.stream.save(writer);
   if (parts_.params.buffers().numel() > 0) writer.local("engine.buffers", parts_.params.buffers());
+  writer.local("pipeline.kind", kind());
   writer.local("pipeline.num_forward", program_.num_forward());
   writer.local("pipeline.num_backward", program_.num_backward());
   at::Tensor passing = at::empty({std::ssize(passing_), 3}, at::kLong);
@@ -312,9 +324,20 @@ void PipelineEngine::load(io::StateReader& reader) {
     if (parts_.params.buffers().numel() > 0) {
       parts_.params.buffers().copy_(reader.local("engine.buffers"));
     }
-    program_.seek(reader.local_int("pipeline.num_forward"),
-                  reader.local_int("pipeline.num_backward"));
+    if (reader.local_int("pipeline.kind") != kind()) {
+      throw DataError("the checkpoint was saved by another engine than \"{}\", or cut elsewhere",
+                      options_.mode.name);
+    }
+    const int64_t num_forward = reader.local_int("pipeline.num_forward");
+    const int64_t num_backward = reader.local_int("pipeline.num_backward");
     const at::Tensor passing = reader.local("pipeline.passing").contiguous();
+    const int64_t lead = schedule_.lead(parts_.stages.rank());
+    if (num_backward < 0 || num_forward < num_backward || num_forward - num_backward > lead + 1 ||
+        passing.dim() != 2 || passing.size(1) != 3 || passing.scalar_type() != at::kLong ||
+        passing.size(0) != num_forward - num_backward) {
+      throw DataError("the checkpoint's micro-batches in flight do not fit together");
+    }
+    program_.seek(num_forward, num_backward);
     for (int64_t i = 0; i < passing.size(0); ++i) {
       const int64_t* row = passing.const_data_ptr<int64_t>() + 3 * i;
       passing_.push_back({.micro_batch = row[0], .num_samples = row[1], .num_units = row[2]});
@@ -325,6 +348,10 @@ void PipelineEngine::load(io::StateReader& reader) {
   }
   const at::AutoGradMode grad_mode(true);
   stage_.load(reader);
+  if (stage_.num_kept() != std::ssize(passing_)) {
+    throw DataError("the checkpoint keeps {} micro-batches of a stage, of which {} are in flight",
+                    stage_.num_kept(), passing_.size());
+  }
   for (std::optional<Link>* link : {&previous_, &next_}) {
     if (*link) (*link)->load(reader);
   }

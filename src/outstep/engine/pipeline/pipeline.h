@@ -98,11 +98,13 @@ class PipelineEngine : public method::GradientEngine {
 
   bool is_first() const { return !previous_; }
   bool is_last() const { return !next_; }
+  bool is_in_ticks() const { return schedule_.order == Order::ticks; }
   void forward();
   method::Contribution backward();
   Message receive_or_draw();
   at::Tensor draw_targets(int64_t micro_batch);
   data::Batch draw();
+  int64_t kind() const;
   void record(int64_t tick);
   void announce(size_t block);
   void announce_rest();

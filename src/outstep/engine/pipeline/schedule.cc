@@ -22,12 +22,13 @@ Action Program::peek() const {
 Action Program::next() {
   const Action action = peek();
   ++(action.kind == Action::Kind::forward ? num_forward_ : num_backward_);
-  if (num_in_flight() == 0) limit_ = kNever;
+  if (num_in_flight() == 0 && num_forward_ == limit_) limit_ = kNever;
   return action;
 }
 
-void Program::drain() {
-  if (num_in_flight() > 0) limit_ = num_forward_;
+void Program::drain_to(int64_t num_forward) {
+  check(num_forward >= num_forward_, "a program drains what has gone forward, and more");
+  if (num_forward > num_backward_) limit_ = num_forward;
 }
 
 void Program::seek(int64_t num_forward, int64_t num_backward) {
@@ -51,8 +52,6 @@ int64_t Schedule::lead(int stage) const {
   return 0;
 }
 
-int64_t Schedule::delay(int stage) const {
-  return flush_every == Program::kNever ? lead(stage) : 0;
-}
+int64_t Schedule::delay(int stage) const { return order == Order::ticks ? lead(stage) : 0; }
 
 }  // namespace outstep::engine

@@ -48,8 +48,9 @@ class Program {
   Action peek() const;
   Action next();
   int64_t num_in_flight() const { return num_forward_ - num_backward_; }
-  // No forward pass from here on until nothing is in flight; then it goes on as from the start.
-  void drain();
+  // Forward passes up to so many in all, then backward until nothing is in flight; then it goes on
+  // as from the start.
+  void drain_to(int64_t num_forward);
 
   // Passes made in all; a program is what it was if these are put back.
   int64_t num_forward() const { return num_forward_; }
@@ -74,7 +75,7 @@ struct Schedule {
   int64_t lead(int stage) const;
   Program program(int stage) const { return {lead(stage), flush_every}; }
   // Ticks between a micro-batch's forward and backward pass at a stage: 2 (J - j), the paper's j
-  // from 1. 0 where the schedule flushes, since no update comes between.
+  // from 1. 0 without ticks, where no update comes between.
   int64_t delay(int stage) const;
 };
 

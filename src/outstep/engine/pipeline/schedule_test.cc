@@ -57,11 +57,13 @@ TEST(Program, DrainsAndBeginsAnew) {
   Program program = Schedule{.order = Order::ticks, .num_stages = 2}.program(0);
   EXPECT_EQ(row(program, 5), "F0 F1 F2 B0 F3");
   for (int i = 0; i < 5; ++i) program.next();
-  program.drain();
+  program.drain_to(4);
   EXPECT_EQ(row(program, 5), "B1 B2 B3 F4 F5");
-  Program idle = Schedule{}.program(0);
-  idle.drain();  // nothing to do
-  EXPECT_EQ(row(idle, 2), "F0 B0");
+  for (int i = 0; i < 3; ++i) program.next();
+  Program last = Schedule{.order = Order::ticks, .num_stages = 2}.program(1);
+  for (int i = 0; i < 4; ++i) last.next();
+  last.drain_to(4);  // as far as the stage before has gone
+  EXPECT_EQ(row(last, 6), "F2 B2 F3 B3 F4 B4");
 }
 
 TEST(Program, GoesOnWhereItStood) {

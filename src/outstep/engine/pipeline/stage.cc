@@ -124,10 +124,14 @@ Returned Stage::backward(int64_t micro_batch, const Returned& returned,
                  ? back_from_input(kept, result)
                  : back_block_by_block(head, kept, std::move(result), on_block_done);
     }
+    if (kept.stash) kept.stash->check_gradients_in_place();
     return result;
   }
-  if (options_.buffering.keep == Keep::input) return back_from_input(kept, returned);
-  return back_block_by_block(end_block(), kept, returned, on_block_done);
+  result = options_.buffering.keep == Keep::input
+               ? back_from_input(kept, returned)
+               : back_block_by_block(end_block(), kept, returned, on_block_done);
+  if (kept.stash) kept.stash->check_gradients_in_place();
+  return result;
 }
 
 Returned Stage::back_through_graph(Kept& kept, const Returned& returned) {
@@ -165,7 +169,8 @@ Returned Stage::back_block_by_block(size_t end, Kept& kept, Returned at,
     nn::ForwardContext context =
         this->context(kept.micro_batch, options_.statistics_in == StatisticsIn::backward);
     if (auto* coupling = dynamic_cast<nn::Coupling*>(&block(i))) {
-      if (buffering.rebuild == buffering.differentiate) {
+      // Without a copy both are those of now.
+      if (buffering.rebuild == buffering.differentiate || !kept.stash) {
         const nn::UseStash use(params_, stash_of(buffering.differentiate));
         nn::Backward back =
             nn::rebuild_and_differentiate(*coupling, at.input, at.gradient, context);
@@ -202,11 +207,6 @@ nn::Streams Stage::evaluate(const nn::Streams& input) {
   nn::Streams streams = input;
   for (size_t i = first_block(); i < end_block(); ++i) streams = block(i).forward(streams, context);
   return streams;
-}
-
-bool Stage::wants_input_back() const {
-  return options_.buffering.keep == Keep::nothing && !keeps_graph() &&
-         block(end_block() - 1).is_reversible();
 }
 
 int64_t Stage::num_kept() const { return static_cast<int64_t>(kept_.size()); }
@@ -276,7 +276,7 @@ void Stage::load(io::StateReader& reader) {
       if (reader.local_int(fmt::format("{}.{}.streams", name, i)) == 2) {
         input.other = on_device(reader.local(fmt::format("{}.{}.other", name, i)));
       }
-      if (model_.prefers_channels_last() && input.x.dim() == 4) {
+      if (options_.channels_last && input.x.dim() == 4) {
         input.x = input.x.contiguous(at::MemoryFormat::ChannelsLast);
         if (input.are_two()) input.other = input.other.contiguous(at::MemoryFormat::ChannelsLast);
       }

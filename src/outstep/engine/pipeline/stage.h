@@ -24,8 +24,9 @@ struct StageOptions {
   bool is_first = true;
   bool is_last = true;
   StatisticsIn statistics_in = StatisticsIn::backward;
-  bool autocasts = false;  // blocks compute in bfloat16 where that is safe
-  uint64_t seed = 1;       // of the run: keys dropout
+  bool autocasts = false;      // blocks compute in bfloat16 where that is safe
+  bool channels_last = false;  // how images lie in memory, which a checkpoint does not say
+  uint64_t seed = 1;           // of the run: keys dropout
 };
 
 // What a stage hands to the one before it.
@@ -60,8 +61,6 @@ class Stage : public io::Stateful {
   // Without keeping anything, running statistics as they are.
   nn::Streams evaluate(const nn::Streams& input);
 
-  // Whether the next stage's rebuilt input is of use here.
-  bool wants_input_back() const;
   int64_t num_kept() const;  // micro-batches
   // Updates between the two passes of the micro-batch that went back last.
   int64_t staleness() const { return staleness_; }
