@@ -82,7 +82,8 @@ std::string pipeline_text(const train::PipelinePlan& plan, int64_t accumulation)
   std::string text = fmt::format("\n{}\n{}\n{}", plan.picture, stages.text(), modes.text());
   if (plan.table3_bytes.empty()) return text;
   text += fmt::format(
-      "\nA block a stage, by the formula of the PETRA paper's Table 3 (k = 1): inputs and parameters "
+      "\nA block a stage, by the formula of the PETRA paper's Table 3 (k = 1): inputs and "
+      "parameters "
       "buffered {},\nonly inputs {}, only parameters {}, neither (petra) {}\n",
       bytes_of(plan, true, true), bytes_of(plan, true, false), bytes_of(plan, false, true),
       bytes_of(plan, false, false));
