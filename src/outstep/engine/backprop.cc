@@ -9,9 +9,7 @@ namespace outstep::engine {
 
 BackpropOptions BackpropOptions::read(io::Section& section) {
   BackpropOptions options{.precision = read_precision(section)};
-  const std::string layout =
-      section.text("channels_last", "auto", {.choices = {"auto", "yes", "no"}});
-  if (layout != "auto") options.channels_last = layout == "yes";
+  options.channels_last = read_channels_last(section);
   return options;
 }
 
@@ -32,9 +30,7 @@ BackpropEngine::BackpropEngine(nn::Model& model, nn::FlatParams& params, data::S
       params_(params),
       stream_(stream),
       options_(options),
-      form_{.device = params.values().device(),
-            .dtype = dtype_of(options.precision),
-            .channels_last = options.channels_last.value_or(model.prefers_channels_last())},
+      form_(form_for(model, options.precision, options.channels_last, params.values().device())),
       ranges_(method::parameter_ranges(params)) {}
 
 BackpropEngine::~BackpropEngine() {

@@ -11,6 +11,19 @@ at::ScalarType dtype_of(Precision precision) {
   return precision == Precision::fp64 ? at::kDouble : at::kFloat;
 }
 
+std::optional<bool> read_channels_last(io::Section& section) {
+  const std::string layout =
+      section.text("channels_last", "auto", {.choices = {"auto", "yes", "no"}});
+  return layout == "auto" ? std::nullopt : std::optional(layout == "yes");
+}
+
+BatchForm form_for(const nn::Model& model, Precision precision, std::optional<bool> channels_last,
+                   at::Device device) {
+  return {.device = device,
+          .dtype = dtype_of(precision),
+          .channels_last = channels_last.value_or(model.prefers_channels_last())};
+}
+
 data::Batch placed(data::Batch batch, const BatchForm& form) {
   batch.inputs = batch.inputs.is_floating_point() ? batch.inputs.to(form.device, form.dtype)
                                                   : batch.inputs.to(form.device);

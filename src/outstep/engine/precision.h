@@ -1,8 +1,11 @@
 #pragma once
 
+#include <optional>
+
 #include "outstep/base/torch.h"
 #include "outstep/data/batch.h"
 #include "outstep/io/settings.h"
+#include "outstep/nn/model.h"
 
 namespace outstep::engine {
 
@@ -22,6 +25,10 @@ struct BatchForm {
   at::ScalarType dtype = at::kFloat;  // of inputs that are not integers
   bool channels_last = false;         // of images
 };
+// engine.channels_last: "yes", "no", or nothing for "auto", as the model prefers.
+std::optional<bool> read_channels_last(io::Section& section);
+BatchForm form_for(const nn::Model& model, Precision precision, std::optional<bool> channels_last,
+                   at::Device device);
 data::Batch placed(data::Batch batch, const BatchForm& form);
 
 }  // namespace outstep::engine

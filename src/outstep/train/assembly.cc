@@ -13,7 +13,6 @@
 #include "outstep/base/hash.h"
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
-#include "outstep/engine/pipeline/pipeline.h"
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
@@ -134,19 +133,6 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
   return std::make_unique<data::Stream>(assembly.data.train, options);
 }
 
-// Balances the mode's own costs, from times measured here.
-engine::Cut measured_cut(const engine::PipelineOptions& options, int64_t micro_batch,
-                         const Assembly& assembly) {
-  const nn::Model& model = *assembly.model;
-  const auto costs = engine::measure_blocks(
-      *assembly.model, model.example_input(micro_batch), model.example_target(micro_batch),
-      {.device = assembly.device,
-       .dtype = engine::dtype_of(options.precision),
-       .channels_last = options.channels_last.value_or(model.prefers_channels_last())},
-      options.precision == engine::Precision::bf16);
-  return engine::balanced_cut(costs, assembly.mesh.stages, options.mode);
-}
-
 // Ranks would measure differently: all take rank 0's. world: null for one process.
 engine::Cut agreed_cut(comm::Group* world, const std::function<engine::Cut()>& measure) {
   if (!world) return measure();
@@ -244,6 +230,15 @@ std::string build_model(Recipe& recipe, const data::Places& places, Assembly& as
   return missing;
 }
 
+std::vector<engine::BlockCost> measure_costs(const engine::PipelineOptions& options,
+                                             int64_t micro_batch, const Assembly& assembly) {
+  nn::Model& model = *assembly.model;
+  return engine::measure_blocks(
+      model, model.example_input(micro_batch), model.example_target(micro_batch),
+      engine::form_for(model, options.precision, options.channels_last, assembly.device),
+      options.precision == engine::Precision::bf16);
+}
+
 void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
   if (!assembly.stage_group) return;
   io::Section section = recipe.settings.section("engine");
@@ -273,7 +268,11 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
   assembly.cut = whole;
   if (num_stages == 1 && !is_said) return;
   if (!is_said) {
-    const auto measure = [&] { return measured_cut(options, micro_batch, assembly); };
+    // Balances the mode's own costs.
+    const auto measure = [&] {
+      return engine::balanced_cut(measure_costs(options, micro_batch, assembly), num_stages,
+                                  options.mode);
+    };
     section.settle("stages", agreed_cut(world, measure), "measured");
   }
   assembly.cut = section.integers("stages", whole);

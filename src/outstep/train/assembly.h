@@ -9,6 +9,7 @@
 #include "outstep/data/datasets.h"
 #include "outstep/data/stream.h"
 #include "outstep/engine/pipeline/cut.h"
+#include "outstep/engine/pipeline/pipeline.h"
 #include "outstep/method/engine.h"
 #include "outstep/method/mixer.h"
 #include "outstep/method/synchronizer.h"
@@ -69,6 +70,10 @@ enum class MissingData {
 // Data and model. Returns why data was replaced; empty: it is here.
 std::string build_model(Recipe& recipe, const data::Places& places, Assembly& assembly,
                         MissingData missing_data = MissingData::refuse);
+// What the model's blocks cost on this machine for micro-batches of a size; measure_blocks of
+// cut.h.
+std::vector<engine::BlockCost> measure_costs(const engine::PipelineOptions& options,
+                                             int64_t micro_batch, const Assembly& assembly);
 // Where engine.stages cuts it; "auto" measures, and settles the recipe's key. Every rank of the
 // world calls it; null: one process alone.
 void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world);

@@ -15,17 +15,9 @@ constexpr double kCellsAForward = 1;  // of the picture, to the quickest forward
 std::vector<engine::BlockCost> costs_of(const Assembly& assembly,
                                         const engine::PipelineOptions& options, int64_t micro_batch,
                                         bool measure) {
-  const nn::Model& model = *assembly.model;
-  if (!measure) {
-    return std::vector<engine::BlockCost>(model.blocks.size(),
-                                          {.forward_seconds = 1, .backward_seconds = 2});
-  }
-  return engine::measure_blocks(
-      *assembly.model, model.example_input(micro_batch), model.example_target(micro_batch),
-      {.device = assembly.device,
-       .dtype = engine::dtype_of(options.precision),
-       .channels_last = options.channels_last.value_or(model.prefers_channels_last())},
-      options.precision == engine::Precision::bf16);
+  if (measure) return measure_costs(options, micro_batch, assembly);
+  return std::vector<engine::BlockCost>(assembly.model->blocks.size(),
+                                        {.forward_seconds = 1, .backward_seconds = 2});
 }
 
 double seconds_of_backprop(const std::vector<engine::BlockCost>& costs) {

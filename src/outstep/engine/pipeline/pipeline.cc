@@ -52,9 +52,7 @@ PipelineOptions PipelineOptions::read(io::Section& section, const std::string& n
                                       int64_t accumulation) {
   PipelineOptions options{.mode = pipeline_mode(name)};
   options.precision = read_precision(section);
-  const std::string layout =
-      section.text("channels_last", "auto", {.choices = {"auto", "yes", "no"}});
-  if (layout != "auto") options.channels_last = layout == "yes";
+  options.channels_last = read_channels_last(section);
   Mode& mode = options.mode;
   const bool flushes = mode.flushes();
   if (flushes && mode.buffering.keep == Keep::graph && section.flag("checkpoint", false)) {
@@ -88,9 +86,8 @@ PipelineOptions PipelineOptions::read(io::Section& section, const std::string& n
 PipelineEngine::PipelineEngine(const StageParts& parts, PipelineOptions options)
     : parts_(parts),
       options_(std::move(options)),
-      form_{.device = parts.params.values().device(),
-            .dtype = dtype_of(options_.precision),
-            .channels_last = options_.channels_last.value_or(parts.model.prefers_channels_last())},
+      form_(form_for(parts.model, options_.precision, options_.channels_last,
+                     parts.params.values().device())),
       schedule_{.order = options_.mode.order,
                 .num_stages = parts.stages.size(),
                 .flush_every = options_.flush_every},
