@@ -60,7 +60,7 @@ Stream::~Stream() { stop_prefetching(); }
 
 Batch Stream::next() {
   if (options_.prefetch == 0) {
-    Batch batch = make(num_drawn_);
+    Batch batch = at(next_number());
     ++num_drawn_;
     return batch;
   }
@@ -118,9 +118,9 @@ void Stream::load(io::StateReader& reader) {
   }
 }
 
-Batch Stream::make(int64_t drawn) const {
+Batch Stream::at(int64_t number) const {
+  check(number >= 0, "micro-batches are numbered from 0");
   trace::Span span(options_.tracer, trace::Track::data, "make batch");
-  const int64_t number = first_ + drawn * options_.num_replicas + options_.replica;
   Row row(dataset_->size(), options_);
   std::vector<Dataset::Example> examples(static_cast<size_t>(options_.micro_batch));
   for (int64_t j = 0; j < options_.micro_batch; ++j) {
@@ -141,7 +141,7 @@ void Stream::prefetch_loop(std::stop_token stop, int64_t drawn) {
             lock, stop, [this] { return ready_.size() < static_cast<size_t>(options_.prefetch); });
         if (!has_room || stop.stop_requested()) return;
       }
-      Batch batch = make(drawn);
+      Batch batch = at(number_of(drawn));
       std::lock_guard lock(mutex_);
       ready_.push_back(std::move(batch));
       changed_.notify_all();

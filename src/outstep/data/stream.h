@@ -46,6 +46,11 @@ class Stream : public io::Stateful {
   // counts from here.
   void restart_at(int64_t number);
 
+  // Which micro-batch next() yields next, by its number.
+  int64_t next_number() const { return number_of(num_drawn_); }
+  // Any micro-batch of the row by its number, whatever was yielded so far.
+  Batch at(int64_t number) const;
+
   const Dataset& dataset() const { return *dataset_; }
   const StreamOptions& options() const { return options_; }
 
@@ -55,7 +60,9 @@ class Stream : public io::Stateful {
   void load(io::StateReader& reader) override;
 
  private:
-  Batch make(int64_t drawn) const;
+  int64_t number_of(int64_t drawn) const {
+    return first_ + drawn * options_.num_replicas + options_.replica;
+  }
   void prefetch_loop(std::stop_token stop, int64_t drawn);
   void stop_prefetching();
 

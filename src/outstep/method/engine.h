@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -47,6 +48,10 @@ struct EngineReport {
   double idle_seconds = 0;  // waited for other stages
   int64_t bytes_sent = 0;   // to other stages
   int64_t kept_bytes = 0;   // at most, of micro-batches between their two passes
+  // Where a measurement was due: the largest ‖x̂ - x‖ / ‖x‖ of the inputs that the stage rebuilt,
+  // and the cosine between the gradient of its parameters and the exact one.
+  std::optional<double> reconstruction_error = std::nullopt;
+  std::optional<double> gradient_alignment = std::nullopt;
 };
 
 // Called during a backward pass when [begin, end) of the flat gradient is final: while it is set,

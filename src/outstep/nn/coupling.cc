@@ -91,6 +91,11 @@ at::Tensor as_stream(const at::Tensor& tensor) {
   return is_low ? tensor.to(at::kFloat) : tensor;
 }
 
+Streams detached(const Streams& streams) {
+  return {.x = streams.x.detach(),
+          .other = streams.are_two() ? streams.other.detach() : at::Tensor()};
+}
+
 Streams as_leaves(const Streams& streams) {
   return {.x = as_leaf(streams.x), .other = as_leaf(streams.other)};
 }

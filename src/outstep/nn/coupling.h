@@ -61,6 +61,8 @@ Streams differentiate(Block& block, const Streams& input, const Streams& gradien
 // What autocast has made of a stream, in float32 again: the difference of streams must be exact
 // enough to be undone.
 at::Tensor as_stream(const at::Tensor& tensor);
+// The same numbers, of no graph.
+Streams detached(const Streams& streams);
 // As a leaf of a graph of its own; integers, which have no gradient, as they are.
 Streams as_leaves(const Streams& streams);
 // What a backward pass has left in leaves. Zeros where nothing came; undefined stays so.

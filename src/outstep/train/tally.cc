@@ -58,6 +58,8 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   stage_idle_seconds_ += record.engine.idle_seconds;
   kept_bytes_ = std::max(kept_bytes_, record.engine.kept_bytes);
   is_stage_ = is_stage_ || record.engine.is_stage;
+  if (record.engine.reconstruction_error) last_error_ = record.engine.reconstruction_error;
+  if (record.engine.gradient_alignment) last_alignment_ = record.engine.gradient_alignment;
   communication_seconds_ += report.communication_seconds;
   idle_seconds_ += report.idle_seconds;
   last_lr_ = report.lr;
@@ -107,6 +109,8 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
     line["stage/idle_seconds"] = stage_idle_seconds_;
     line["bubble_fraction"] = ratio(stage_idle_seconds_, seconds_);
     line["stage/kept_bytes"] = kept_bytes_;
+    if (last_error_) line["stage/reconstruction_error"] = *last_error_;
+    if (last_alignment_) line["stage/gradient_alignment"] = *last_alignment_;
   }
   line["memory/live_bytes"] = memory::live_bytes();
   line["memory/peak_bytes"] = memory::peak_bytes();

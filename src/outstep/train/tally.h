@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -63,7 +64,8 @@ class Tally {
   double stage_idle_seconds_ = 0;
   int64_t kept_bytes_ = 0;
   bool is_stage_ = false;
-  int64_t bytes_sent_ = 0;  // by this rank
+  std::optional<double> last_error_, last_alignment_;  // of engines that were to measure them
+  int64_t bytes_sent_ = 0;                             // by this rank
   double communication_seconds_ = 0;
   double idle_seconds_ = 0;
   double last_lr_ = 0;

@@ -120,9 +120,8 @@ void Link::forget_what_is_sent() {
 Message Link::receive(Message::Kind kind) {
   forget_what_is_sent();
   const std::string what = describe(kind);
-  const bool is_evaluation = kind == Message::Kind::evaluation;
   Message message;
-  if (arrived_.empty() || is_evaluation) {  // which overtakes what a pause has taken in
+  if (arrived_.empty() || is_aside(kind)) {  // which overtakes what a pause has taken in
     message = take(what);
   } else {
     message = std::move(arrived_.front());
@@ -133,7 +132,7 @@ Message Link::receive(Message::Kind kind) {
                     stage_text(), describe(message.kind), message.micro_batch, what);
   }
   // Evaluation ends with a last message that none follows, so nothing waits for one there.
-  if (arrived_.empty() && !is_evaluation) begin_receiving();
+  if (arrived_.empty() && !is_aside(kind)) begin_receiving();
   return message;
 }
 

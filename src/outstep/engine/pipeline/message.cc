@@ -129,6 +129,8 @@ const char* describe(Message::Kind kind) {
       return "gradients";
     case Message::Kind::evaluation:
       return "activations to evaluate";
+    case Message::Kind::exact:
+      return "an exact gradient's part";
     case Message::Kind::mark:
       return "mark";
   }

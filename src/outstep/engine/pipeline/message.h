@@ -14,6 +14,7 @@ struct Message {
     activations,  // downwards: what the stage before has made
     gradients,    // upwards: the loss's gradient, and with it what to rebuild the input from
     evaluation,   // downwards: activations that no gradient will come back for
+    exact,        // both ways, beside training: of an exact gradient to compare with
     mark,         // nothing more was on its way when this was sent
   };
   Kind kind = Kind::mark;
@@ -39,5 +40,9 @@ Message message_of(const at::Tensor& header, at::Device device, const std::strin
 
 // "activations", as errors say it.
 const char* describe(Message::Kind kind);
+// Whether it is not part of training, and overtakes what is.
+constexpr bool is_aside(Message::Kind kind) {
+  return kind == Message::Kind::evaluation || kind == Message::Kind::exact;
+}
 
 }  // namespace outstep::engine

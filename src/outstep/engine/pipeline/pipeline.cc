@@ -10,6 +10,7 @@
 #include "outstep/engine/autocast.h"
 #include "outstep/io/safetensors.h"
 #include "outstep/method/layout.h"
+#include "outstep/nn/coupling.h"
 
 namespace outstep::engine {
 namespace {
@@ -40,6 +41,13 @@ std::vector<optim::Range> ranges_of_blocks(const nn::FlatParams& params) {
   return ranges;
 }
 
+// Of the angle between two flat gradients. 0 where one vanishes.
+double cosine(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor x = a.to(at::kDouble), y = b.to(at::kDouble);
+  const double norms = x.norm().item<double>() * y.norm().item<double>();
+  return norms > 0 ? x.dot(y).item<double>() / norms : 0;
+}
+
 bool previous_rebuilds(const StageParts& parts, const PipelineOptions& options) {
   if (parts.stages.rank() == 0) return false;
   return options.mode.buffering.keep == Keep::nothing &&
@@ -68,6 +76,8 @@ PipelineOptions PipelineOptions::read(io::Section& section, const std::string& n
             ? StatisticsIn::forward
             : StatisticsIn::backward;
   }
+  options.measure_every =
+      accumulation * section.integer("measure_every", 0, {.min = 0, .max = 1 << 30});
   options.flush_every = accumulation;
   if (!flushes) {
     const int64_t steps = section.integer("flush_every", 0, {.min = 0, .max = 1 << 30});
@@ -116,8 +126,54 @@ void PipelineEngine::on_range_ready(method::RangeCallback callback) {
 method::Contribution PipelineEngine::accumulate() {
   const at::AutoGradMode grad_mode(true);
   if (needs_) needs_(0, parts_.params.size());
+  const bool measures = is_measured(program_.num_backward());
+  const at::Tensor exact = measures ? exact_gradient() : at::Tensor();
+  const at::Tensor before = measures ? parts_.params.gradients().clone() : at::Tensor();
   while (program_.peek().kind == Action::Kind::forward) forward();
-  return backward();
+  const method::Contribution added = backward();
+  if (measures) {
+    alignment_ = cosine(parts_.params.gradients() - before, exact);
+    reconstruction_error_ = stage_.reconstruction_error();
+  }
+  return added;
+}
+
+// Of the micro-batch that goes back next, at the parameters of now, by backpropagation through all
+// stages. All of them have gone back as often when they come here, so all have made the same
+// updates; what is on its way between them is taken in first.
+at::Tensor PipelineEngine::exact_gradient() {
+  const trace::Span span(options_.tracer, trace::Track::compute, "exact gradient");
+  pause();
+  at::Tensor flat = parts_.params.gradients();
+  const at::Tensor added = flat.clone();
+  flat.zero_();
+  Message message{.kind = Message::Kind::exact};
+  if (is_first()) {
+    const int64_t next =
+        passing_.empty() ? parts_.stream.next_number() : passing_.front().micro_batch;
+    message.micro_batch = next;
+    message.streams.x = placed(parts_.stream.at(next), form_).inputs;
+  } else {
+    message = previous_->receive(Message::Kind::exact);
+  }
+  at::Tensor targets;
+  if (is_last()) targets = parts_.stream.at(message.micro_batch).targets.to(form_.device);
+  const Stage::Exact exact = stage_.forward_exactly(message.micro_batch, message.streams, targets);
+  nn::Streams gradient;
+  if (!is_last()) {
+    next_->send({.kind = Message::Kind::exact,
+                 .micro_batch = message.micro_batch,
+                 .streams = nn::detached(exact.output)});
+    gradient = next_->receive(Message::Kind::exact, message.micro_batch).gradient;
+  }
+  gradient = stage_.backward_exactly(exact, gradient);
+  if (!is_first()) {
+    previous_->send(
+        {.kind = Message::Kind::exact, .micro_batch = message.micro_batch, .gradient = gradient});
+  }
+  at::Tensor result = flat.clone();
+  flat.copy_(added);
+  return result;
 }
 
 method::Contribution PipelineEngine::drain() {
@@ -178,6 +234,7 @@ void PipelineEngine::forward() {
   if (!options_.record_ticks.empty()) {
     record(program_.num_forward() + parts_.stages.rank() - 1);
   }
+  if (is_measured(program_.num_forward())) stage_.watch_next();
   program_.next();
   const Message message = receive_or_draw();
   Passing passing{.micro_batch = message.micro_batch,
@@ -278,7 +335,11 @@ void PipelineEngine::pause() {
 }
 
 method::EngineReport PipelineEngine::take_report() {
-  method::EngineReport report{.is_stage = true, .kept_bytes = std::exchange(peak_kept_bytes_, 0)};
+  method::EngineReport report{
+      .is_stage = true,
+      .kept_bytes = std::exchange(peak_kept_bytes_, 0),
+      .reconstruction_error = std::exchange(reconstruction_error_, std::nullopt),
+      .gradient_alignment = std::exchange(alignment_, std::nullopt)};
   for (std::optional<Link>* link : {&previous_, &next_}) {
     if (*link) report.idle_seconds += (*link)->take_idle_seconds();
   }

@@ -48,10 +48,13 @@ struct PipelineOptions {
   // tick-000027-stage-1.safetensors: to hold a trajectory against another implementation's.
   std::vector<int64_t> record_ticks = {};
   std::string record_folder = "";
+  // Measures reconstruction error and gradient alignment of the first micro-batch of every so many,
+  // which costs that one micro-batch another pass and a pause. 0: never.
+  int64_t measure_every = 0;
   trace::Tracer* tracer = nullptr;
 
   // Reads precision, channels_last, batch_norm, checkpoint, last_stage, flush_every,
-  // record_ticks and record_folder of [engine].
+  // record_ticks, record_folder and measure_every (steps) of [engine].
   // accumulation: micro-batches of a step. Throws ConfigError.
   static PipelineOptions read(io::Section& section, const std::string& name, int64_t accumulation);
 };
@@ -105,6 +108,10 @@ class PipelineEngine : public method::GradientEngine {
   at::Tensor draw_targets(int64_t micro_batch);
   data::Batch draw();
   int64_t kind() const;
+  bool is_measured(int64_t number) const {
+    return options_.measure_every > 0 && number % options_.measure_every == 0;
+  }
+  at::Tensor exact_gradient();
   void record(int64_t tick);
   void announce(size_t block);
   void announce_rest();
@@ -123,6 +130,8 @@ class PipelineEngine : public method::GradientEngine {
   int64_t peak_kept_bytes_ = 0;
   std::vector<double> losses_to_record_;  // of a last stage, since the last record
   int64_t bytes_reported_ = 0;
+  std::optional<double> alignment_;  // measured since it was reported
+  std::optional<double> reconstruction_error_;
 
   method::RangeCallback callback_;
   method::NeedCallback needs_;

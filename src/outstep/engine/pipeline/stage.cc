@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
@@ -19,7 +21,21 @@ struct Stage::Kept {
   nn::Streams output = {};               // … and its end
   at::Tensor loss = {};                  // likewise, of the last stage
   std::shared_ptr<nn::ParamsStash> stash = nullptr;
+  std::vector<nn::Streams> originals = {};  // of all blocks, if it is watched
 };
+
+namespace {
+
+// ‖rebuilt - original‖ / ‖original‖, over both streams.
+double relative_error(const nn::Streams& rebuilt, const nn::Streams& original) {
+  const auto square = [](const at::Tensor& tensor) {
+    return tensor.to(at::kDouble).square().sum().item<double>();
+  };
+  const double error = square(rebuilt.x - original.x) + square(rebuilt.other - original.other);
+  return std::sqrt(error / (square(original.x) + square(original.other)));
+}
+
+}  // namespace
 
 Stage::Stage(nn::Model& model, nn::FlatParams& params, const StageOptions& options)
     : model_(model), params_(params), options_(options) {
@@ -60,10 +76,12 @@ nn::Streams Stage::run_keeping(size_t end, const nn::Streams& input, Kept& kept)
   nn::ForwardContext context =
       this->context(kept.micro_batch, options_.statistics_in == StatisticsIn::forward);
   const bool keeps_whole = options_.buffering.keep == Keep::input;
+  const bool watches = std::exchange(watches_next_, false) && !keeps_whole;
   if (keeps_whole) kept.inputs.push_back(input);
   nn::Streams streams = input;
   for (size_t i = first_block(); i < end; ++i) {
     if (!keeps_whole && !block(i).is_reversible()) kept.inputs.push_back(streams);
+    if (watches) kept.originals.push_back(streams);
     streams = block(i).forward(streams, context);
   }
   return streams;
@@ -77,8 +95,7 @@ nn::Streams Stage::forward(int64_t micro_batch, const nn::Streams& input) {
     const nn::UseStash use(params_, kept.stash.get());
     kept.leaves = options_.is_first ? input : nn::as_leaves(input);
     kept.output = run(first_block(), end_block(), kept.leaves, micro_batch, true);
-    output = {.x = kept.output.x.detach(),
-              .other = kept.output.are_two() ? kept.output.other.detach() : at::Tensor()};
+    output = nn::detached(kept.output);
   } else {
     output = run_keeping(end_block(), input, kept);
   }
@@ -112,6 +129,7 @@ Returned Stage::backward(int64_t micro_batch, const Returned& returned,
   Kept kept = std::move(kept_.front());
   kept_.pop_front();
   staleness_ = params_.version() - kept.version;
+  reconstruction_error_.reset();
   const at::AutoGradMode grad_mode(true);
   Returned result;
   if (options_.is_last || keeps_graph()) {
@@ -140,10 +158,7 @@ Returned Stage::back_through_graph(Kept& kept, const Returned& returned) {
   } else {
     nn::backward(kept.output, returned.gradient);
   }
-  const nn::Streams input{
-      .x = kept.leaves.x.detach(),
-      .other = kept.leaves.are_two() ? kept.leaves.other.detach() : at::Tensor()};
-  return {.input = input, .gradient = nn::gradients_of(kept.leaves)};
+  return {.input = nn::detached(kept.leaves), .gradient = nn::gradients_of(kept.leaves)};
 }
 
 Returned Stage::back_from_input(Kept& kept, const Returned& returned) {
@@ -186,6 +201,10 @@ Returned Stage::back_block_by_block(size_t end, Kept& kept, Returned at,
         nn::Streams gradient = nn::differentiate_coupling(*coupling, input.x, at.gradient, context);
         at = {.input = std::move(input), .gradient = std::move(gradient)};
       }
+      if (!kept.originals.empty()) {
+        const double error = relative_error(at.input, kept.originals[i - first_block()]);
+        reconstruction_error_ = std::max(reconstruction_error_.value_or(0), error);
+      }
     } else {
       const nn::UseStash use(params_, stash_of(buffering.differentiate));
       nn::Streams input = std::move(kept.inputs.back());
@@ -209,6 +228,28 @@ nn::Streams Stage::evaluate(const nn::Streams& input) {
   return streams;
 }
 
+Stage::Exact Stage::forward_exactly(int64_t micro_batch, const nn::Streams& input,
+                                    const at::Tensor& targets) {
+  Exact exact{.leaves = options_.is_first ? input : nn::as_leaves(input)};
+  exact.output = run(first_block(), end_block(), exact.leaves, micro_batch, false);
+  if (options_.is_last) {
+    const at::AutoGradMode grad_mode(true);
+    const Autocast autocast(options_.autocasts, params_.values().device());
+    exact.output = {.x = model_.loss(exact.output.x, targets).loss};
+  }
+  return exact;
+}
+
+nn::Streams Stage::backward_exactly(const Exact& exact, const nn::Streams& gradient) {
+  const at::AutoGradMode grad_mode(true);
+  if (options_.is_last) {
+    torch::autograd::backward({exact.output.x}, {});
+  } else {
+    nn::backward(exact.output, gradient);
+  }
+  return options_.is_first ? nn::Streams{} : nn::gradients_of(exact.leaves);
+}
+
 int64_t Stage::num_kept() const { return static_cast<int64_t>(kept_.size()); }
 
 int64_t Stage::kept_bytes() const {
@@ -219,9 +260,11 @@ int64_t Stage::kept_bytes() const {
     total += static_cast<int64_t>(tensor.nbytes());
   };
   for (const Kept& kept : kept_) {
-    for (const nn::Streams& input : kept.inputs) {
-      add(input.x);
-      add(input.other);
+    for (const std::vector<nn::Streams>* inputs : {&kept.inputs, &kept.originals}) {
+      for (const nn::Streams& input : *inputs) {
+        add(input.x);
+        add(input.other);
+      }
     }
     add(kept.leaves.x);
     add(kept.leaves.other);

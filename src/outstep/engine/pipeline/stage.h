@@ -3,6 +3,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,25 @@ class Stage : public io::Stateful {
   // Without keeping anything, running statistics as they are.
   nn::Streams evaluate(const nn::Streams& input);
 
+  // Backpropagation at the parameters of now, beside training, to compare with: a graph of the
+  // whole stage from its input, and the way back through it. Adds to the flat gradient; nothing
+  // else changes. targets: of a last stage.
+  struct Exact {
+    nn::Streams leaves = {};
+    nn::Streams output = {};  // the loss as .x, of a last stage
+  };
+  Exact forward_exactly(int64_t micro_batch, const nn::Streams& input, const at::Tensor& targets);
+  // Returns the gradient with respect to the input. gradient: of the output; unused by a last
+  // stage.
+  nn::Streams backward_exactly(const Exact& exact, const nn::Streams& gradient);
+
+  // The next micro-batch to go forward keeps all its blocks' inputs, to compare with what is
+  // rebuilt.
+  void watch_next() { watches_next_ = true; }
+  // Of the micro-batch that went back last, if it was watched: the largest ‖x̂ - x‖ / ‖x‖ of its
+  // blocks' rebuilt inputs, both streams together.
+  std::optional<double> reconstruction_error() const { return reconstruction_error_; }
+
   int64_t num_kept() const;  // micro-batches
   // Updates between the two passes of the micro-batch that went back last.
   int64_t staleness() const { return staleness_; }
@@ -97,6 +117,8 @@ class Stage : public io::Stateful {
   std::deque<Kept> kept_;                        // oldest first
   std::shared_ptr<nn::ParamsStash> last_stash_;  // of the newest version that was copied
   int64_t staleness_ = 0;
+  bool watches_next_ = false;
+  std::optional<double> reconstruction_error_;
 };
 
 }  // namespace outstep::engine

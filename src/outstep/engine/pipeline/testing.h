@@ -108,14 +108,16 @@ struct Setting {
   StatisticsIn statistics_in = StatisticsIn::backward;
   bool last_keeps_graph = true;
   bool checkpoints = false;
-  int64_t flush_every = 0;  // micro-batches; 0: never with ticks
+  int64_t flush_every = 0;    // micro-batches; 0: never with ticks
+  int64_t measure_every = 0;  // micro-batches
 
   int num_stages() const { return static_cast<int>(cut.size()); }
   PipelineOptions options() const {
     PipelineOptions options{.mode = pipeline_mode(mode),
                             .precision = precision,
                             .statistics_in = statistics_in,
-                            .flush_every = Program::kNever};
+                            .flush_every = Program::kNever,
+                            .measure_every = measure_every};
     options.mode.last_keeps_graph = last_keeps_graph;
     if (checkpoints) options.mode.buffering.keep = Keep::input;
     if (options.mode.flushes()) options.flush_every = accumulation;
