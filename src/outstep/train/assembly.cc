@@ -13,6 +13,7 @@
 #include "outstep/base/hash.h"
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
+#include "outstep/engine/pipeline/footprint.h"
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
@@ -247,6 +248,7 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
   const bool is_said = section.has("stages") && !section.is_text("stages");
   engine::PipelineOptions options;
   int64_t micro_batch = 0;
+  bool by_memory = false;  // else by time
   const auto read = [&] {
     const std::string name = section.text("name", "backprop");
     options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
@@ -255,7 +257,7 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
     if (is_said) {
       section.integers("stages", whole);
     } else {
-      section.text("stages", "auto", {.choices = {"auto"}});
+      by_memory = section.text("stages", "auto", {.choices = {"auto", "memory"}}) == "memory";
     }
   };
   if (world) {
@@ -270,6 +272,11 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
   if (!is_said) {
     // Balances the mode's own costs.
     const auto measure = [&] {
+      if (by_memory) {
+        return engine::lightest_cut(engine::measure_sizes(*assembly.model), num_stages,
+                                    options.mode,
+                                    {.micro_batch = micro_batch, .k = recipe.train.accumulation});
+      }
       return engine::balanced_cut(measure_costs(options, micro_batch, assembly), num_stages,
                                   options.mode);
     };

@@ -50,8 +50,7 @@ PipelinePlan::Mode plan_mode(const engine::Mode& mode, const std::vector<engine:
   plan.speed_up = seconds_of_backprop(costs) / plan.seconds_per_micro_batch;
   for (int stage = 0; stage < assembly.mesh.stages; ++stage) {
     const auto bytes = engine::stage_bytes(sizes, assembly.cut, stage, mode, footprint);
-    plan.largest_stage_bytes = std::max(
-        plan.largest_stage_bytes, bytes.parameters + bytes.gradients + bytes.kept + bytes.stashed);
+    plan.largest_stage_bytes = std::max(plan.largest_stage_bytes, bytes.total());
   }
   return plan;
 }

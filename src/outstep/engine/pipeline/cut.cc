@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <functional>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -98,23 +97,29 @@ double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks,
 }
 
 Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode& mode) {
-  const size_t num_blocks = costs.size();
+  return cheapest_cut(costs.size(), num_stages, [&](nn::BlockRange blocks, int stage) {
+    return stage_seconds(costs, blocks, mode, stage + 1 == num_stages);
+  });
+}
+
+Cut cheapest_cut(size_t num_blocks, int num_stages,
+                 const std::function<double(nn::BlockRange blocks, int stage)>& cost) {
   const auto stages = static_cast<size_t>(num_stages);
   check(stages >= 1 && stages <= num_blocks, "every stage gets a block");
   constexpr double kNone = std::numeric_limits<double>::infinity();
-  // slowest[s][b]: of the best cut of the first b blocks into s stages.
-  std::vector<std::vector<double>> slowest(stages + 1, std::vector<double>(num_blocks + 1, kNone));
+  // highest[s][b]: of the best cut of the first b blocks into s stages.
+  std::vector<std::vector<double>> highest(stages + 1, std::vector<double>(num_blocks + 1, kNone));
   std::vector<std::vector<size_t>> begins(stages + 1, std::vector<size_t>(num_blocks + 1, 0));
-  slowest[0][0] = 0;
+  highest[0][0] = 0;
   for (size_t s = 1; s <= stages; ++s) {
     const bool is_last = s == stages;
     for (size_t end = is_last ? num_blocks : s; end <= num_blocks; ++end) {
       for (size_t begin = s - 1; begin < end; ++begin) {
-        const double seconds =
-            std::max(slowest[s - 1][begin],
-                     stage_seconds(costs, {.begin = begin, .end = end}, mode, is_last));
-        if (seconds >= slowest[s][end]) continue;
-        slowest[s][end] = seconds;
+        if (highest[s - 1][begin] == kNone) continue;
+        const double of_stage = cost({.begin = begin, .end = end}, static_cast<int>(s) - 1);
+        const double of_cut = std::max(highest[s - 1][begin], of_stage);
+        if (of_cut >= highest[s][end]) continue;
+        highest[s][end] = of_cut;
         begins[s][end] = begin;
       }
     }

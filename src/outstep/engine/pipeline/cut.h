@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -37,7 +38,10 @@ struct BlockCost {
 double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks, const Mode& mode,
                      bool is_last);
 
-// The cut whose slowest stage is fastest, of all.
+// Of all cuts the one whose costliest stage costs least. cost: of a stage of these blocks.
+Cut cheapest_cut(size_t num_blocks, int num_stages,
+                 const std::function<double(nn::BlockRange blocks, int stage)>& cost);
+// The cut whose slowest stage is fastest.
 Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode& mode);
 
 // Times each block by itself at the shapes that it is given in training, on this thread. The

@@ -15,6 +15,38 @@ int64_t most_in_flight(const Schedule& schedule, int stage) {
   return std::min(schedule.lead(stage) + 1, schedule.flush_every);
 }
 
+struct StagePlace {
+  nn::BlockRange blocks = {};
+  int index = 0;
+  int num_stages = 1;
+};
+
+StageBytes bytes_of(const std::vector<BlockSize>& sizes, const StagePlace& place, const Mode& mode,
+                    const FootprintOptions& options) {
+  const auto& [blocks, stage, num_stages] = place;
+  const bool is_last = stage + 1 == num_stages;
+  const Schedule schedule{.order = mode.order,
+                          .num_stages = num_stages,
+                          .flush_every = mode.flushes() ? options.k : Program::kNever};
+  StageBytes bytes;
+  int64_t inputs = 0;  // numbers, of one example
+  for (size_t b = blocks.begin; b < blocks.end; ++b) {
+    bytes.parameters += sizes[b].num_parameters * kItemBytes;
+    const bool is_kept =
+        mode.buffering.keep == Keep::nothing ? !sizes[b].is_reversible : b == blocks.begin;
+    if (is_kept && !(is_last && mode.last_keeps_graph && b > blocks.begin)) {
+      inputs += sizes[b].input();
+    }
+  }
+  bytes.gradients = bytes.parameters;
+  const int64_t in_flight = most_in_flight(schedule, stage);
+  bytes.kept = inputs * options.micro_batch * in_flight * kItemBytes;
+  if (mode.buffering.stashes() && !is_last) {
+    bytes.stashed = bytes.parameters * (ceiling(schedule.delay(stage), options.k) + 1);
+  }
+  return bytes;
+}
+
 }  // namespace
 
 std::vector<BlockSize> measure_sizes(nn::Model& model) {
@@ -39,28 +71,17 @@ std::vector<BlockSize> measure_sizes(nn::Model& model) {
 
 StageBytes stage_bytes(const std::vector<BlockSize>& sizes, const Cut& cut, int stage,
                        const Mode& mode, const FootprintOptions& options) {
-  const nn::BlockRange blocks = blocks_of(cut, stage);
-  const bool is_last = stage + 1 == static_cast<int>(cut.size());
-  const Schedule schedule{.order = mode.order,
-                          .num_stages = static_cast<int>(cut.size()),
-                          .flush_every = mode.flushes() ? options.k : Program::kNever};
-  StageBytes bytes;
-  int64_t inputs = 0;  // numbers, of one example
-  for (size_t b = blocks.begin; b < blocks.end; ++b) {
-    bytes.parameters += sizes[b].num_parameters * kItemBytes;
-    const bool is_kept =
-        mode.buffering.keep == Keep::nothing ? !sizes[b].is_reversible : b == blocks.begin;
-    if (is_kept && !(is_last && mode.last_keeps_graph && b > blocks.begin)) {
-      inputs += sizes[b].input();
-    }
-  }
-  bytes.gradients = bytes.parameters;
-  const int64_t in_flight = most_in_flight(schedule, stage);
-  bytes.kept = inputs * options.micro_batch * in_flight * kItemBytes;
-  if (mode.buffering.stashes() && !is_last) {
-    bytes.stashed = bytes.parameters * (ceiling(schedule.delay(stage), options.k) + 1);
-  }
-  return bytes;
+  return bytes_of(sizes,
+                  {.blocks = blocks_of(cut, stage), .index = stage, .num_stages = int(cut.size())},
+                  mode, options);
+}
+
+Cut lightest_cut(const std::vector<BlockSize>& sizes, int num_stages, const Mode& mode,
+                 const FootprintOptions& options) {
+  return cheapest_cut(sizes.size(), num_stages, [&](nn::BlockRange blocks, int stage) {
+    const StagePlace place{.blocks = blocks, .index = stage, .num_stages = num_stages};
+    return static_cast<double>(bytes_of(sizes, place, mode, options).total());
+  });
 }
 
 int64_t table3_bytes(const std::vector<BlockSize>& sizes, const Table3Row& row,

@@ -32,6 +32,8 @@ struct StageBytes {
   int64_t gradients = 0;
   int64_t kept = 0;     // inputs of micro-batches in flight; nothing is known of graphs
   int64_t stashed = 0;  // copies of the parameters
+
+  int64_t total() const { return parameters + gradients + kept + stashed; }
 };
 
 // Of a stage in float32, with micro-batches of a size, k of them an update.
@@ -41,6 +43,10 @@ struct FootprintOptions {
 };
 StageBytes stage_bytes(const std::vector<BlockSize>& sizes, const Cut& cut, int stage,
                        const Mode& mode, const FootprintOptions& options);
+
+// The cut whose largest stage, all of that together, is smallest.
+Cut lightest_cut(const std::vector<BlockSize>& sizes, int num_stages, const Mode& mode,
+                 const FootprintOptions& options);
 
 // The whole pipeline's memory as Table 3 of the paper has it, every block a stage of its own:
 // parameters, buffers and the input of each stage, τ_j more inputs where they are buffered (of

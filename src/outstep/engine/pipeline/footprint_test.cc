@@ -36,6 +36,28 @@ TEST(Footprint, Spec9OfRevNet18) {
   EXPECT_NEAR(revnet18[3], 2.17, 0.005);
 }
 
+// No other cut has a smaller largest stage, and it is not the one that balances time.
+TEST(Footprint, LightestCutIsTheBestOfAll) {
+  nn::RevNet model(nn::RevNetOptions::of_depth(18));
+  const auto sizes = measure_sizes(model);
+  const auto largest = [&](const Cut& cut, const Mode& mode) {
+    int64_t most = 0;
+    for (int stage = 0; stage < 3; ++stage) {
+      most = std::max(most, stage_bytes(sizes, cut, stage, mode, {.micro_batch = 8}).total());
+    }
+    return most;
+  };
+  for (const std::string& name : pipeline_mode_names()) {
+    const Mode mode = pipeline_mode(name);
+    const Cut lightest = lightest_cut(sizes, 3, mode, {.micro_batch = 8});
+    int64_t best = std::numeric_limits<int64_t>::max();
+    for (int64_t a = 1; a <= 8; ++a) {
+      for (int64_t b = 1; a + b <= 9; ++b) best = std::min(best, largest({a, b, 10 - a - b}, mode));
+    }
+    EXPECT_EQ(largest(lightest, mode), best) << name;
+  }
+}
+
 // The formula against what the engine holds.
 TEST(Footprint, IsWhatStagesKeep) {
   for (const std::string& mode : {"petra", "dsp", "pipedream", "approx_input"}) {
