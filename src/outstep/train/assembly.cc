@@ -251,7 +251,7 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
   bool by_memory = false;  // else by time
   const auto read = [&] {
     const std::string name = section.text("name", "backprop");
-    options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
+    options = engine::PipelineOptions::read(section, name, recipe.train.accumulation, num_stages);
     micro_batch = section.integer("micro_batch", data::StreamOptions().micro_batch, {.min = 1});
     engine::require_enough_blocks(*assembly.model, num_stages, section.origin("stages"));
     if (is_said) {

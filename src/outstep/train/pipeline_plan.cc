@@ -16,8 +16,12 @@ std::vector<engine::BlockCost> costs_of(const Assembly& assembly,
                                         const engine::PipelineOptions& options, int64_t micro_batch,
                                         bool measure) {
   if (measure) return measure_costs(options, micro_batch, assembly);
-  return std::vector<engine::BlockCost>(assembly.model->blocks.size(),
-                                        {.forward_seconds = 1, .backward_seconds = 2});
+  std::vector<engine::BlockCost> costs;
+  for (const auto& block : assembly.model->blocks) {
+    costs.push_back(
+        {.forward_seconds = 1, .backward_seconds = 2, .is_reversible = block->is_reversible()});
+  }
+  return costs;
 }
 
 double seconds_of_backprop(const std::vector<engine::BlockCost>& costs) {
@@ -60,7 +64,8 @@ PipelinePlan::Mode plan_mode(const engine::Mode& mode, const std::vector<engine:
 PipelinePlan plan_pipeline(Recipe& recipe, const Assembly& assembly, bool measure) {
   io::Section section = recipe.settings.section("engine");
   const std::string name = section.text("name", "backprop");
-  const auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
+  const auto options =
+      engine::PipelineOptions::read(section, name, recipe.train.accumulation, assembly.mesh.stages);
   const engine::FootprintOptions footprint{.micro_batch = assembly.stream->options().micro_batch,
                                            .k = recipe.train.accumulation};
   const auto sizes = engine::measure_sizes(*assembly.model);

@@ -83,7 +83,8 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
   io::Section section = recipe.settings.section("engine");
   const std::string name = read_name(section, engine_names(), "backprop");
   if (name != "backprop") {
-    auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation);
+    auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation,
+                                                 assembly.mesh.stages);
     options.seed = recipe.train.seed;
     options.tracer = tracer;
     return std::make_unique<engine::PipelineEngine>(

@@ -89,9 +89,16 @@ double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks,
   const bool keeps_graph = mode.buffering.keep == Keep::graph || (is_last && mode.last_keeps_graph);
   double seconds = 0;
   for (size_t b = blocks.begin; b < blocks.end; ++b) {
+    int num_evaluations = 1;
     // The head of a last stage keeps its graph always.
-    const bool evaluates_once = keeps_graph || (is_last && b + 1 == blocks.end);
-    seconds += (evaluates_once ? 1 : 2) * costs[b].forward_seconds + costs[b].backward_seconds;
+    if (!keeps_graph && !(is_last && b + 1 == blocks.end)) {
+      ++num_evaluations;
+      // Rebuilding gives the graph too, unless it is wanted at other parameters.
+      const Buffering& buffering = mode.buffering;
+      const bool rebuilds = buffering.keep == Keep::nothing && costs[b].is_reversible;
+      if (rebuilds && buffering.rebuild != buffering.differentiate && !is_last) ++num_evaluations;
+    }
+    seconds += num_evaluations * costs[b].forward_seconds + costs[b].backward_seconds;
   }
   return seconds;
 }
@@ -149,7 +156,7 @@ std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
         {.device = form.device, .dtype = form.dtype, .blocks = {.begin = b, .end = b + 1}});
     nn::ForwardContext context{.training = true};
     nn::Streams output;
-    BlockCost cost;
+    BlockCost cost{.is_reversible = block.is_reversible()};
     const double both = shortest_seconds([&] {
       const nn::Streams leaves = nn::as_leaves(streams);
       at::Tensor loss;

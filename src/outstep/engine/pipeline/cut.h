@@ -31,6 +31,7 @@ void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
 struct BlockCost {
   double forward_seconds = 0;
   double backward_seconds = 0;  // through a graph that is there
+  bool is_reversible = false;
 };
 
 // What a stage of such blocks costs: a forward and a backward pass, what is evaluated again

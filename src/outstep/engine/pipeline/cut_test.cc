@@ -49,6 +49,11 @@ TEST(Cut, BalancesTheModesOwnCosts) {
   EXPECT_EQ(stage_seconds(even, {6, 14}, pipeline_mode("petra"), true), 24);
   EXPECT_EQ(stage_seconds(even, {6, 14}, pipeline_mode("reversible"), true), 31);
   EXPECT_THAT(balanced_cut(even, 2, pipeline_mode("petra")), ElementsAre(6, 8));  // 3/7 : 4/7
+  const std::vector<BlockCost> reversible(
+      14, {.forward_seconds = 1, .backward_seconds = 2, .is_reversible = true});
+  EXPECT_EQ(stage_seconds(reversible, {0, 6}, pipeline_mode("petra"), false), 24);
+  // Rebuilt with one set of parameters, differentiated at another.
+  EXPECT_EQ(stage_seconds(reversible, {0, 6}, pipeline_mode("approx_input"), false), 30);
   EXPECT_THAT(balanced_cut(even, 2, pipeline_mode("gpipe")), ElementsAre(7, 7));
   EXPECT_THAT(balanced_cut(even, 1, pipeline_mode("petra")), ElementsAre(14));
   const std::vector<BlockCost> uneven = {{9, 0}, {1, 0}, {1, 0}, {1, 0}};

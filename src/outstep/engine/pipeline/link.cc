@@ -28,6 +28,22 @@ at::Tensor as_sendable(const at::Tensor& tensor) {
   return tensor.contiguous();
 }
 
+// Says that a job has ended, however it did.
+class Announcement {
+ public:
+  Announcement(std::atomic<bool>& has_come, Bell* bell) : has_come_(has_come), bell_(bell) {}
+  ~Announcement() {
+    has_come_ = true;
+    if (bell_) bell_->ring();
+  }
+  Announcement(const Announcement&) = delete;
+  Announcement& operator=(const Announcement&) = delete;
+
+ private:
+  std::atomic<bool>& has_come_;
+  Bell* bell_;
+};
+
 nn::Streams as_sendable(const nn::Streams& streams) {
   return {.x = as_sendable(streams.x), .other = as_sendable(streams.other)};
 }
@@ -159,24 +175,39 @@ Message Link::take(const std::string& what) {
   begin_receiving();
   const auto begin = Clock::now();
   const trace::Span span(options_.tracer, trace::Track::compute, "wait");
+  bool has_come = true;
   try {
-    if (!worker_->wait_for(*job_, patience_)) {
-      group_.abort();
-      throw CommError("nothing came, {:.1f} s of {:.1f} s", seconds_since(begin),
-                      std::chrono::duration<double>(patience_).count());
-    }
+    has_come = worker_->wait_for(*job_, patience_);
   } catch (const CommError& error) {
     throw CommError("waiting for {} from {}: {}", what, stage_text(), error.what());
   }
+  if (!has_come) give_up(what, begin);
   job_.reset();
+  has_come_ = false;
   idle_seconds_ += seconds_since(begin);
   Message message = std::move(*incoming_);
   incoming_.reset();
   return message;
 }
 
+bool Link::is_ready() {
+  if (!arrived_.empty()) return true;
+  begin_receiving();
+  return has_come_;
+}
+
+void Link::give_up(const std::string& what, Clock::time_point begin) {
+  group_.abort();
+  throw CommError("waiting for {} from {}: nothing came, {:.1f} s of {:.1f} s", what, stage_text(),
+                  seconds_since(begin), std::chrono::duration<double>(patience_).count());
+}
+
 void Link::begin_receiving() {
-  if (!job_) job_ = worker_->post([this] { incoming_ = receive_now(); });
+  if (job_) return;
+  job_ = worker_->post([this] {
+    const Announcement announcement(has_come_, options_.bell);
+    incoming_ = receive_now();
+  });
 }
 
 // On the link's thread.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -7,10 +8,12 @@
 #include <string>
 #include <utility>
 
+#include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/threads.h"
 #include "outstep/base/trace.h"
 #include "outstep/comm/group.h"
+#include "outstep/engine/pipeline/bell.h"
 #include "outstep/engine/pipeline/message.h"
 #include "outstep/io/state.h"
 
@@ -35,6 +38,7 @@ class Link : public io::Stateful {
   struct Options {
     Towards towards = Towards::next;
     at::Device device = at::kCPU;  // where tensors arrive
+    Bell* bell = nullptr;          // rung when a message has arrived; borrowed
     trace::Tracer* tracer = nullptr;
   };
   // group: the stages of one pipeline, in order.
@@ -47,6 +51,12 @@ class Link : public io::Stateful {
   Message receive(Message::Kind kind, int64_t micro_batch);
   // The next message whatever its micro-batch, which the receiver then learns from it.
   Message receive(Message::Kind kind);
+
+  // Whether receive would not wait: a message is there, or the neighbour has failed. Never blocks.
+  bool is_ready();
+  std::chrono::milliseconds patience() const { return patience_; }
+  // Aborts the group and throws CommError: this stage has waited since begin for what never came.
+  [[noreturn]] void give_up(const std::string& what, Clock::time_point begin);
 
   // Takes in all that the neighbour has sent, so that nothing is on its way: both call it, between
   // two steps. What was on its way is received from here afterwards.
@@ -86,6 +96,7 @@ class Link : public io::Stateful {
   std::deque<Message> arrived_;               // taken in before they were asked for
   std::optional<Message> incoming_;           // the job's, until it has ended
   std::optional<SerialWorker::Ticket> job_;
+  std::atomic<bool> has_come_ = false;  // the job is about to end, well or not
   double idle_seconds_ = 0;
   std::unique_ptr<SerialWorker> worker_;  // last: its job uses all of the above
 };

@@ -15,6 +15,8 @@
 namespace outstep::engine {
 namespace {
 
+constexpr comm::Tag kDrainTag = 8;  // beside those of links
+
 StageOptions stage_options(const StageParts& parts, const PipelineOptions& options) {
   const int rank = parts.stages.rank();
   const bool is_last = rank + 1 == parts.stages.size();
@@ -57,7 +59,7 @@ bool previous_rebuilds(const StageParts& parts, const PipelineOptions& options) 
 }  // namespace
 
 PipelineOptions PipelineOptions::read(io::Section& section, const std::string& name,
-                                      int64_t accumulation) {
+                                      int64_t accumulation, int num_stages) {
   PipelineOptions options{.mode = pipeline_mode(name)};
   options.precision = read_precision(section);
   options.channels_last = read_channels_last(section);
@@ -80,10 +82,21 @@ PipelineOptions PipelineOptions::read(io::Section& section, const std::string& n
       accumulation * section.integer("measure_every", 0, {.min = 0, .max = 1 << 30});
   options.flush_every = accumulation;
   if (!flushes) {
+    const bool is_free = section.text("pace", "ticks", {.choices = {"ticks", "free"}}) == "free";
+    if (is_free) {
+      const int64_t usual = 2 * num_stages - 1;  // as many as ticks have in flight
+      options.credits = section.integer("credits", usual, {.min = 1, .max = 1 << 20});
+    }
     const int64_t steps = section.integer("flush_every", 0, {.min = 0, .max = 1 << 30});
     options.flush_every = steps > 0 ? steps * accumulation : Program::kNever;
     options.record_ticks = section.integers("record_ticks", {}, {.min = 0});
     options.record_folder = section.text("record_folder", "");
+    if (is_free && (steps > 0 || !options.record_ticks.empty())) {
+      throw ConfigError(
+          "{}: engine.pace = \"free\" has no ticks: flush_every and record_ticks need pace = "
+          "\"ticks\"",
+          section.origin("pace"));
+    }
     if (!options.record_ticks.empty() && (options.record_folder.empty() || steps > 0)) {
       throw ConfigError(
           "{}: engine.record_ticks needs a record_folder to write to, and no flush_every",
@@ -102,17 +115,14 @@ PipelineEngine::PipelineEngine(const StageParts& parts, PipelineOptions options)
                 .num_stages = parts.stages.size(),
                 .flush_every = options_.flush_every},
       previous_wants_input_(previous_rebuilds(parts, options_)),
-      program_(schedule_.program(parts.stages.rank())),
+      program_(most_in_flight() - 1, schedule_.flush_every),
       stage_(parts.model, parts.params, stage_options(parts, options_)),
       block_ranges_(ranges_of_blocks(parts.params)) {
   const int rank = parts.stages.rank();
-  const Link::Options link{.device = form_.device, .tracer = options_.tracer};
-  if (rank > 0) {
-    previous_.emplace(
-        parts.stages,
-        Link::Options{.towards = Towards::previous, .device = link.device, .tracer = link.tracer});
-  }
+  Link::Options link{.device = form_.device, .bell = &bell_, .tracer = options_.tracer};
   if (rank + 1 < parts.stages.size()) next_.emplace(parts.stages, link);
+  link.towards = Towards::previous;
+  if (rank > 0) previous_.emplace(parts.stages, link);
 }
 
 PipelineEngine::~PipelineEngine() = default;
@@ -129,13 +139,41 @@ method::Contribution PipelineEngine::accumulate() {
   const bool measures = is_measured(program_.num_backward());
   const at::Tensor exact = measures ? exact_gradient() : at::Tensor();
   const at::Tensor before = measures ? parts_.params.gradients().clone() : at::Tensor();
-  while (program_.peek().kind == Action::Kind::forward) forward();
+  while (next_kind() == Action::Kind::forward) forward();
   const method::Contribution added = backward();
   if (measures) {
     alignment_ = cosine(parts_.params.gradients() - before, exact);
     reconstruction_error_ = stage_.reconstruction_error();
   }
   return added;
+}
+
+int64_t PipelineEngine::most_in_flight() const {
+  const int rank = parts_.stages.rank();
+  const bool is_last = rank + 1 == parts_.stages.size();
+  return is_free() && !is_last ? options_.credits : schedule_.lead(rank) + 1;
+}
+
+Action::Kind PipelineEngine::next_kind() {
+  return is_free() && !is_last() ? first_to_come() : program_.peek().kind;
+}
+
+// Back before forward: that is what others wait for, and what frees a credit.
+Action::Kind PipelineEngine::first_to_come() {
+  const bool may_begin =
+      !is_first() || (begins_micro_batches_ && program_.num_in_flight() < options_.credits);
+  const auto can_go_back = [&] { return program_.num_in_flight() > 0 && next_->is_ready(); };
+  const auto can_go_forward = [&] { return may_begin && (is_first() || previous_->is_ready()); };
+  if (!can_go_back() && !can_go_forward()) {
+    const auto begin = Clock::now();
+    const trace::Span span(options_.tracer, trace::Track::compute, "wait");
+    if (!bell_.wait_for(next_->patience(), [&] { return can_go_back() || can_go_forward(); })) {
+      if (program_.num_in_flight() > 0) next_->give_up("gradients", begin);
+      previous_->give_up("activations", begin);
+    }
+    idle_seconds_ += seconds_since(begin);
+  }
+  return can_go_back() ? Action::Kind::backward : Action::Kind::forward;
 }
 
 // Of the micro-batch that goes back next, at the parameters of now, by backpropagation through all
@@ -180,10 +218,19 @@ method::Contribution PipelineEngine::drain() {
   method::Contribution total;
   // Between two steps all stages have gone back as often, and the first one forward furthest: all
   // go as far. Before the first step nothing has gone anywhere.
-  if (program_.num_forward() == 0 || !is_in_ticks()) return total;
-  const int64_t end = program_.num_backward() + schedule_.lead(0);
-  program_.drain_to(end);
+  if (program_.num_forward() == 0 || options_.mode.flushes()) return total;
+  int64_t end = program_.num_backward() + schedule_.lead(0);
+  if (is_free()) {  // only the first stage knows how far
+    pause();
+    const at::Tensor of_first = at::full({1}, program_.num_forward(), at::kLong);
+    parts_.stages.broadcast(of_first, 0, {.tag = kDrainTag, .what = "the end of a drain"});
+    end = of_first.item<int64_t>();
+    begins_micro_batches_ = false;
+  } else {
+    program_.drain_to(end);
+  }
   while (program_.num_backward() < end) total += accumulate();
+  begins_micro_batches_ = true;
   return total;
 }
 
@@ -235,7 +282,7 @@ void PipelineEngine::forward() {
     record(program_.num_forward() + parts_.stages.rank() - 1);
   }
   if (is_measured(program_.num_forward())) stage_.watch_next();
-  program_.next();
+  program_.advance(Action::Kind::forward);
   const Message message = receive_or_draw();
   Passing passing{.micro_batch = message.micro_batch,
                   .num_samples = message.num_samples,
@@ -258,7 +305,7 @@ void PipelineEngine::forward() {
 }
 
 method::Contribution PipelineEngine::backward() {
-  program_.next();
+  program_.advance(Action::Kind::backward);
   const Passing passing = passing_.front();
   passing_.pop_front();
   Returned returned;
@@ -343,15 +390,17 @@ method::EngineReport PipelineEngine::take_report() {
   for (std::optional<Link>* link : {&previous_, &next_}) {
     if (*link) report.idle_seconds += (*link)->take_idle_seconds();
   }
+  report.idle_seconds += std::exchange(idle_seconds_, 0);
   const int64_t sent = parts_.stages.bytes_sent();
   report.bytes_sent = sent - std::exchange(bytes_reported_, sent);
   return report;
 }
 
-// Of the mode and the stage's blocks: what is in flight is of use to no other.
+// Of mode, pace and the stage's blocks: what is in flight is of use to no other.
 int64_t PipelineEngine::kind() const {
   const nn::BlockRange& blocks = parts_.params.blocks();
-  return purpose(fmt::format("{} {} {}", options_.mode.name, blocks.begin, blocks.end));
+  return purpose(fmt::format("{}{} {} {}", options_.mode.name, is_free() ? " free" : "",
+                             blocks.begin, blocks.end));
 }
 
 void PipelineEngine::save(io::StateWriter& writer) const {
@@ -389,9 +438,9 @@ void PipelineEngine::load(io::StateReader& reader) {
     const int64_t num_forward = reader.local_int("pipeline.num_forward");
     const int64_t num_backward = reader.local_int("pipeline.num_backward");
     const at::Tensor passing = reader.local("pipeline.passing").contiguous();
-    const int64_t lead = schedule_.lead(parts_.stages.rank());
-    if (num_backward < 0 || num_forward < num_backward || num_forward - num_backward > lead + 1 ||
-        passing.dim() != 2 || passing.size(1) != 3 || passing.scalar_type() != at::kLong ||
+    if (num_backward < 0 || num_forward < num_backward ||
+        num_forward - num_backward > most_in_flight() || passing.dim() != 2 ||
+        passing.size(1) != 3 || passing.scalar_type() != at::kLong ||
         passing.size(0) != num_forward - num_backward) {
       throw DataError("the checkpoint's micro-batches in flight do not fit together");
     }
@@ -401,7 +450,7 @@ void PipelineEngine::load(io::StateReader& reader) {
       passing_.push_back({.micro_batch = row[0], .num_samples = row[1], .num_units = row[2]});
     }
   } else {
-    program_ = schedule_.program(parts_.stages.rank());
+    program_ = Program(most_in_flight() - 1, schedule_.flush_every);
     is_stream_to_be_set_ = true;
   }
   const at::AutoGradMode grad_mode(true);

@@ -25,6 +25,7 @@
 // stage change, micro-batches are in flight that went forward with the former ones. That the order
 // of passes is fixed makes ticks exact: what a stage computes depends on how many passes it has
 // made, never on the clock.
+// Where stages run freely (credits) the order follows what arrives first.
 //
 // Buffers (J stages, stage j from 0):
 //   parameters, gradient   the stage's own; written between two calls, read during one
@@ -44,6 +45,10 @@ struct PipelineOptions {
   // Micro-batches after which nothing is in flight: a step's for a schedule that flushes.
   int64_t flush_every = Program::kNever;
   uint64_t seed = 1;
+  // Micro-batches that may be in flight where stages run freely; 0: they go in ticks. The first
+  // stage begins another as long as there are fewer; any stage goes back as soon as it can, else
+  // forward. What is computed then depends on the clock, and staleness is at most as many less one.
+  int64_t credits = 0;
   // Ticks after which the stage's parameters, buffers and losses are written to record_folder, as
   // tick-000027-stage-1.safetensors: to hold a trajectory against another implementation's.
   std::vector<int64_t> record_ticks = {};
@@ -53,10 +58,11 @@ struct PipelineOptions {
   int64_t measure_every = 0;
   trace::Tracer* tracer = nullptr;
 
-  // Reads precision, channels_last, batch_norm, checkpoint, last_stage, flush_every,
+  // Reads precision, channels_last, batch_norm, checkpoint, last_stage, pace, credits, flush_every,
   // record_ticks, record_folder and measure_every (steps) of [engine].
   // accumulation: micro-batches of a step. Throws ConfigError.
-  static PipelineOptions read(io::Section& section, const std::string& name, int64_t accumulation);
+  static PipelineOptions read(io::Section& section, const std::string& name, int64_t accumulation,
+                              int num_stages);
 };
 
 // What a stage is made of. All borrowed; they outlive it.
@@ -101,7 +107,10 @@ class PipelineEngine : public method::GradientEngine {
 
   bool is_first() const { return !previous_; }
   bool is_last() const { return !next_; }
-  bool is_in_ticks() const { return schedule_.order == Order::ticks; }
+  bool is_free() const { return options_.credits > 0; }
+  int64_t most_in_flight() const;
+  Action::Kind next_kind();
+  Action::Kind first_to_come();
   void forward();
   method::Contribution backward();
   Message receive_or_draw();
@@ -123,6 +132,7 @@ class PipelineEngine : public method::GradientEngine {
   const bool previous_wants_input_;
   Program program_;
   Stage stage_;
+  Bell bell_;  // of both links
   std::optional<Link> previous_;
   std::optional<Link> next_;
   std::deque<Passing> passing_;
@@ -130,7 +140,9 @@ class PipelineEngine : public method::GradientEngine {
   int64_t peak_kept_bytes_ = 0;
   std::vector<double> losses_to_record_;  // of a last stage, since the last record
   int64_t bytes_reported_ = 0;
-  std::optional<double> alignment_;  // measured since it was reported
+  double idle_seconds_ = 0;           // waited for either neighbour, since it was reported
+  bool begins_micro_batches_ = true;  // of a first stage: not while it drains
+  std::optional<double> alignment_;   // measured since it was reported
   std::optional<double> reconstruction_error_;
 
   method::RangeCallback callback_;

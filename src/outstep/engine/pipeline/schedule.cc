@@ -19,9 +19,12 @@ Action Program::peek() const {
                       : Action{Action::Kind::backward, num_backward_};
 }
 
-Action Program::next() {
-  const Action action = peek();
-  ++(action.kind == Action::Kind::forward ? num_forward_ : num_backward_);
+Action Program::advance(Action::Kind kind) {
+  const bool is_forward = kind == Action::Kind::forward;
+  check(is_forward ? num_in_flight() <= lead_ : num_in_flight() > 0,
+        "a pass is one that can be made");
+  const Action action{kind, is_forward ? num_forward_ : num_backward_};
+  ++(is_forward ? num_forward_ : num_backward_);
   if (num_in_flight() == 0 && num_forward_ == limit_) limit_ = kNever;
   return action;
 }

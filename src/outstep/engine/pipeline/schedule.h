@@ -23,6 +23,8 @@
 //                                                    forward and one backward pass, a message sent
 //                                                    in a tick is read in the next one
 //
+// Stages that run freely (pipeline.h) follow no row; a program then only counts their passes.
+//
 // Stages count from 0 here, j = 0 … J - 1.
 
 namespace outstep::engine {
@@ -46,7 +48,9 @@ class Program {
   Program(int64_t lead, int64_t flush_every) : lead_(lead), flush_every_(flush_every) {}
 
   Action peek() const;
-  Action next();
+  Action next() { return advance(peek().kind); }
+  // Makes a pass of this kind, whatever the row says.
+  Action advance(Action::Kind kind);
   int64_t num_in_flight() const { return num_forward_ - num_backward_; }
   // Forward passes up to so many in all, then backward until nothing is in flight; then it goes on
   // as from the start.

@@ -110,6 +110,7 @@ struct Setting {
   bool checkpoints = false;
   int64_t flush_every = 0;    // micro-batches; 0: never with ticks
   int64_t measure_every = 0;  // micro-batches
+  int64_t credits = 0;        // 0: ticks
 
   int num_stages() const { return static_cast<int>(cut.size()); }
   PipelineOptions options() const {
@@ -117,6 +118,7 @@ struct Setting {
                             .precision = precision,
                             .statistics_in = statistics_in,
                             .flush_every = Program::kNever,
+                            .credits = credits,
                             .measure_every = measure_every};
     options.mode.last_keeps_graph = last_keeps_graph;
     if (checkpoints) options.mode.buffering.keep = Keep::input;
