@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "outstep/engine/autocast.h"
+#include "outstep/engine/testing.h"
 #include "outstep/method/testing.h"
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/mlp.h"
@@ -18,48 +19,17 @@ namespace outstep::engine {
 namespace {
 
 using method::testing::MemoryCheckpoint;
+using testing::Examples;
 using ::testing::HasSubstr;
-
-// Examples that are a function of their number, shaped as the model likes them.
-class Examples : public data::Dataset {
- public:
-  explicit Examples(const nn::Model& model)
-      : input_(model.example_input(1)), target_(model.example_target(1)) {}
-
-  int64_t size() const override { return 64; }
-  data::Batch gather(std::span<const Example> examples, const Draw&) const override {
-    std::vector<at::Tensor> inputs, targets;
-    for (const Example& example : examples) {
-      const auto number = static_cast<uint64_t>(example.index);
-      at::Tensor values = at::empty(input_.sizes(), at::kFloat);
-      fill_uniform(values, 0, 1, {.seed = number, .purpose = purpose("examples")});
-      const bool is_tokens = input_.scalar_type() == at::kLong;
-      inputs.push_back(is_tokens ? (values * kNumClasses).to(at::kLong) : values);
-      targets.push_back(at::full_like(target_, int64_t(number % kNumClasses)));
-    }
-    const auto count = static_cast<int64_t>(examples.size());
-    return {.inputs = at::cat(inputs),
-            .targets = at::cat(targets),
-            .num_samples = count,
-            .num_units = count * target_.numel()};
-  }
-  std::string unit() const override { return "samples"; }
-  std::string describe() const override { return "examples"; }
-
-  static constexpr int64_t kNumClasses = 5;
-
- private:
-  at::Tensor input_;
-  at::Tensor target_;
-};
+using testing::kNumClasses;
 
 std::unique_ptr<nn::Model> mlp() {
-  return std::make_unique<nn::Mlp>(nn::MlpOptions{
-      .input_shape = {1, 4, 4}, .hidden_sizes = {8}, .num_classes = Examples::kNumClasses});
+  return std::make_unique<nn::Mlp>(
+      nn::MlpOptions{.input_shape = {1, 4, 4}, .hidden_sizes = {8}, .num_classes = kNumClasses});
 }
 // Large enough for the fused kernels: heads of 16 channels.
 std::unique_ptr<nn::Model> gpt2() {
-  return std::make_unique<nn::Gpt2>(nn::Gpt2Options{.vocab_size = Examples::kNumClasses,
+  return std::make_unique<nn::Gpt2>(nn::Gpt2Options{.vocab_size = kNumClasses,
                                                     .n_positions = 8,
                                                     .n_embd = 32,
                                                     .n_layer = 2,
@@ -67,11 +37,8 @@ std::unique_ptr<nn::Model> gpt2() {
                                                     .tie_word_embeddings = true});
 }
 std::unique_ptr<nn::Model> resnet() {
-  return std::make_unique<nn::ResNet>(nn::ResNetOptions{.depth = 18,
-                                                        .stem = "cifar",
-                                                        .width = 4,
-                                                        .num_classes = Examples::kNumClasses,
-                                                        .image_size = 8});
+  return std::make_unique<nn::ResNet>(nn::ResNetOptions{
+      .depth = 18, .stem = "cifar", .width = 4, .num_classes = kNumClasses, .image_size = 8});
 }
 
 // An engine and all that it borrows.

@@ -317,8 +317,8 @@ method::Contribution PipelineEngine::backward() {
     const trace::Span span(options_.tracer, trace::Track::compute, "backward",
                            {.step = passing.micro_batch});
     is_announced_.assign(block_ranges_.size(), false);
-    returned =
-        stage_.backward(passing.micro_batch, returned, [this](size_t block) { announce(block); });
+    returned = stage_.backward(passing.micro_batch, std::move(returned),
+                               [this](size_t block) { announce(block); });
   }
   if (!is_first()) {
     previous_->send({.kind = Message::Kind::gradients,

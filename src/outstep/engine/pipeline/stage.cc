@@ -122,7 +122,7 @@ double Stage::forward_to_loss(int64_t micro_batch, const nn::Streams& input,
   return loss;
 }
 
-Returned Stage::backward(int64_t micro_batch, const Returned& returned,
+Returned Stage::backward(int64_t micro_batch, Returned returned,
                          const std::function<void(size_t block)>& on_block_done) {
   check(!kept_.empty() && kept_.front().micro_batch == micro_batch,
         "micro-batches go back in the order in which they went forward");
@@ -139,15 +139,15 @@ Returned Stage::backward(int64_t micro_batch, const Returned& returned,
       if (on_block_done) on_block_done(head);
       if (head == first_block()) return result;
       return options_.buffering.keep == Keep::input
-                 ? back_from_input(kept, result)
+                 ? back_from_input(kept, std::move(result))
                  : back_block_by_block(head, kept, std::move(result), on_block_done);
     }
     if (kept.stash) kept.stash->check_gradients_in_place();
     return result;
   }
   result = options_.buffering.keep == Keep::input
-               ? back_from_input(kept, returned)
-               : back_block_by_block(end_block(), kept, returned, on_block_done);
+               ? back_from_input(kept, std::move(returned))
+               : back_block_by_block(end_block(), kept, std::move(returned), on_block_done);
   if (kept.stash) kept.stash->check_gradients_in_place();
   return result;
 }
@@ -161,7 +161,8 @@ Returned Stage::back_through_graph(Kept& kept, const Returned& returned) {
   return {.input = nn::detached(kept.leaves), .gradient = nn::gradients_of(kept.leaves)};
 }
 
-Returned Stage::back_from_input(Kept& kept, const Returned& returned) {
+Returned Stage::back_from_input(Kept& kept, Returned returned) {
+  returned.input = {};
   const bool at_stash = options_.buffering.differentiate == ParamsOf::forward;
   const nn::UseStash use(params_, at_stash ? kept.stash.get() : nullptr);
   const size_t end = options_.is_last ? end_block() - 1 : end_block();

@@ -54,9 +54,10 @@ class Stage : public io::Stateful {
   nn::Streams forward(int64_t micro_batch, const nn::Streams& input);
   // The last stage's, which ends with the loss; it must be differentiated before the next update.
   double forward_to_loss(int64_t micro_batch, const nn::Streams& input, const at::Tensor& targets);
-  // Of the oldest micro-batch that is kept. returned: what the next stage handed back; the last
-  // stage ignores it. on_block_done hears of each block whose gradients are complete.
-  Returned backward(int64_t micro_batch, const Returned& returned,
+  // Of the oldest micro-batch that is kept. returned: what the next stage handed back, given up
+  // block by block; the last stage ignores it. on_block_done hears of each block whose gradients
+  // are complete.
+  Returned backward(int64_t micro_batch, Returned returned,
                     const std::function<void(size_t block)>& on_block_done = {});
 
   // Without keeping anything, running statistics as they are.
@@ -107,7 +108,7 @@ class Stage : public io::Stateful {
   // The same without one, keeping the inputs that going back will need.
   nn::Streams run_keeping(size_t end, const nn::Streams& input, Kept& kept);
   Returned back_through_graph(Kept& kept, const Returned& returned);
-  Returned back_from_input(Kept& kept, const Returned& returned);
+  Returned back_from_input(Kept& kept, Returned returned);
   Returned back_block_by_block(size_t end, Kept& kept, Returned at,
                                const std::function<void(size_t block)>& on_block_done);
 

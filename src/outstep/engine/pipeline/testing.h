@@ -16,6 +16,7 @@
 #include "outstep/comm/local_group.h"
 #include "outstep/engine/pipeline/cut.h"
 #include "outstep/engine/pipeline/pipeline.h"
+#include "outstep/engine/testing.h"
 #include "outstep/method/committing.h"
 #include "outstep/method/layout.h"
 #include "outstep/nn/coupling.h"
@@ -27,8 +28,6 @@
 // the specification's ticks written down a second time, for one process (TickSimulator).
 
 namespace outstep::engine::testing {
-
-constexpr int64_t kNumClasses = 5;
 
 using MakeModel = std::function<std::unique_ptr<nn::Model>()>;
 
@@ -63,37 +62,6 @@ inline std::unique_ptr<nn::Model> revgpt() {
                                                                 .attn_pdrop = 0.1,
                                                                 .tie_word_embeddings = false}});
 }
-
-// Examples that are a function of their number, shaped as the model likes them.
-class Examples : public data::Dataset {
- public:
-  explicit Examples(const nn::Model& model)
-      : input_(model.example_input(1)), target_(model.example_target(1)) {}
-
-  int64_t size() const override { return 64; }
-  data::Batch gather(std::span<const Example> examples, const Draw&) const override {
-    std::vector<at::Tensor> inputs, targets;
-    for (const Example& example : examples) {
-      const auto key = static_cast<uint64_t>(example.index);
-      at::Tensor noise = at::empty(input_.sizes(), at::kFloat);
-      fill_uniform(noise, 0, 1, {.seed = 7, .purpose = purpose("test.inputs"), .stream = key});
-      inputs.push_back(input_.is_floating_point() ? noise : noise.mul(kNumClasses).to(at::kLong));
-      at::Tensor labels = at::empty(target_.sizes(), at::kFloat);
-      fill_uniform(labels, 0, 1, {.seed = 7, .purpose = purpose("test.targets"), .stream = key});
-      targets.push_back(labels.mul(kNumClasses).to(at::kLong));
-    }
-    data::Batch batch{.inputs = at::cat(inputs),
-                      .targets = at::cat(targets),
-                      .num_samples = std::ssize(examples)};
-    batch.num_units = batch.targets.numel();
-    return batch;
-  }
-  std::string unit() const override { return "samples"; }
-  std::string describe() const override { return "examples"; }
-
- private:
-  at::Tensor input_, target_;
-};
 
 // A run: which model, cut how, trained how.
 struct Setting {
