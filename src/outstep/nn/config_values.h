@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <type_traits>
@@ -66,6 +67,17 @@ class ConfigValues {
       result.push_back(element.get<std::string>());
     }
     return result;
+  }
+  std::string one_of(const std::string& key, const std::string& otherwise,
+                     const std::vector<std::string>& choices) const {
+    const auto value = get<std::string>(key, otherwise);
+    if (std::ranges::find(choices, value) != choices.end()) return value;
+    std::string listed;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      listed += i == 0 ? "\"" : i + 1 < choices.size() ? ", \"" : " or \"";
+      listed += choices[i] + "\"";
+    }
+    throw DataError("{}: \"{}\" is \"{}\", expected {}", origin_, key, value, listed);
   }
   // In [0, below).
   double number_below(const std::string& key, double otherwise, double below) const {

@@ -153,11 +153,7 @@ RevGptOptions RevGptOptions::from_config(const nlohmann::ordered_json& config,
   nlohmann::ordered_json plain = config;
   if (plain.is_object()) plain["model_type"] = "gpt2";
   options.gpt = Gpt2Options::from_hugging_face(plain, origin);
-  options.head = ConfigValues(config, origin).get<std::string>("head", options.head);
-  if (options.head != "mean" && options.head != "concat") {
-    throw DataError("{}: \"head\" is \"{}\", expected \"mean\" or \"concat\"", origin,
-                    options.head);
-  }
+  options.head = ConfigValues(config, origin).one_of("head", options.head, {"mean", "concat"});
   if (options.head == "concat" && options.gpt.tie_word_embeddings) {
     throw DataError("{}: a tied head cannot be \"concat\"", origin);
   }
