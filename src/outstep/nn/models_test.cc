@@ -45,10 +45,10 @@ TEST(Models, RefusesUnknownNamesAndKeys) {
 }
 
 TEST(Models, EveryConfigMakesTheSameModelAgain) {
-  for (const char* keys :
-       {"name = \"gpt2\"\nn_layer = 1\nn_embd = 24\n", "name = \"resnet34\"\nwidth = 4\n",
-        "name = \"revnet18\"\nwidth = 4\n", "name = \"revnet\"\nwidth = 4\n",
-        "name = \"mlp\"\nhidden_sizes = [8, 9]\nactivation = \"tanh\"\n"}) {
+  for (const char* keys : {"name = \"gpt2\"\nn_layer = 1\nn_embd = 24\n",
+                           "name = \"resnet34\"\nwidth = 4\n", "name = \"vgg11\"\nwidth = 4\n",
+                           "name = \"revnet18\"\nwidth = 4\n", "name = \"revnet\"\nwidth = 4\n",
+                           "name = \"mlp\"\nhidden_sizes = [8, 9]\nactivation = \"tanh\"\n"}) {
     const auto model =
         make(keys, std::string(keys).find("gpt2") != std::string::npos ? kText : kImages);
     const auto again = make_model(model->config(), "config.json");
