@@ -7,6 +7,7 @@
 #include "outstep/nn/resnet.h"
 #include "outstep/nn/revgpt.h"
 #include "outstep/nn/revnet.h"
+#include "outstep/nn/revvit.h"
 #include "outstep/nn/vgg.h"
 
 namespace outstep::nn {
@@ -16,6 +17,7 @@ std::unique_ptr<Model> make_named(const std::string& name, io::Section& section,
                                   const ModelFacts& facts) {
   if (name == "gpt2") return std::make_unique<Gpt2>(Gpt2Options::read(section, facts));
   if (name == "revgpt") return std::make_unique<RevGpt>(RevGptOptions::read(section, facts));
+  if (name == "revvit") return std::make_unique<RevVit>(RevVitOptions::read(section, facts));
   if (name == "resnet18") return std::make_unique<ResNet>(ResNetOptions::read(section, 18, facts));
   if (name == "resnet34") return std::make_unique<ResNet>(ResNetOptions::read(section, 34, facts));
   if (name == "resnet50") return std::make_unique<ResNet>(ResNetOptions::read(section, 50, facts));
@@ -32,8 +34,8 @@ std::unique_ptr<Model> make_named(const std::string& name, io::Section& section,
 }  // namespace
 
 std::vector<std::string> model_names() {
-  return {"gpt2",   "resnet18", "resnet34", "resnet50", "vgg11",  "vgg16",
-          "revgpt", "revnet18", "revnet34", "revnet50", "revnet", "mlp"};
+  return {"gpt2",   "resnet18", "resnet34", "resnet50", "vgg11",  "vgg16", "revgpt",
+          "revvit", "revnet18", "revnet34", "revnet50", "revnet", "mlp"};
 }
 
 std::unique_ptr<Model> make_model(io::Section section, const ModelFacts& facts) {
@@ -53,11 +55,13 @@ std::unique_ptr<Model> make_model(const nlohmann::ordered_json& config, const st
     return std::make_unique<ResNet>(ResNetOptions::from_config(config, origin));
   if (type == "outstep_revnet")
     return std::make_unique<RevNet>(RevNetOptions::from_config(config, origin));
+  if (type == "outstep_revvit")
+    return std::make_unique<RevVit>(RevVitOptions::from_config(config, origin));
   if (type == "outstep_vgg") return std::make_unique<Vgg>(VggOptions::from_config(config, origin));
   if (type == "outstep_mlp") return std::make_unique<Mlp>(MlpOptions::from_config(config, origin));
   throw DataError(
       "{}: \"model_type\" is \"{}\", expected \"gpt2\", \"outstep_resnet\", \"outstep_vgg\", "
-      "\"outstep_revgpt\", \"outstep_revnet\" or \"outstep_mlp\"",
+      "\"outstep_revgpt\", \"outstep_revvit\", \"outstep_revnet\" or \"outstep_mlp\"",
       origin, type);
 }
 
