@@ -166,6 +166,9 @@ TEST(Models, LabelSmoothingIsInTheLossButNotInThePlainOne) {
   EXPECT_NEAR(model->plain_loss(logits, targets).loss.item<double>(), plain.item<double>(), 1e-6);
   EXPECT_NEAR(model->loss(logits, targets).loss.item<double>(), smooth.item<double>(), 1e-6);
   EXPECT_EQ(model->loss(logits, targets).num_units, 2);
+  const LossValue of_probabilities = model->loss(logits, at::one_hot(targets, 2).to(at::kDouble));
+  EXPECT_NEAR(of_probabilities.loss.item<double>(), smooth.item<double>(), 1e-6);
+  EXPECT_EQ(of_probabilities.num_units, 2);
 }
 
 TEST(Models, CountsHits) {
