@@ -102,9 +102,12 @@ TEST(Augment, BetaHasItsMoments) {
     }
     EXPECT_NEAR(sum / kNum, 0.5, 0.01) << alpha;
     EXPECT_NEAR(squares / kNum * 4 * (2 * alpha + 1), 1, 0.03) << alpha;
-    if (alpha == 1) EXPECT_NEAR(below_quarter / double(kNum), 0.25, 0.01);
-    // Arcsine's distribution: P(x < 1/4) = 2/π asin(1/2) = 1/3.
-    if (alpha == 0.5) EXPECT_NEAR(below_quarter / double(kNum), 1.0 / 3, 0.01);
+    const double share_below = below_quarter / double(kNum);
+    if (alpha == 1) {
+      EXPECT_NEAR(share_below, 0.25, 0.01);
+    } else if (alpha == 0.5) {  // arcsine's distribution: 2/π asin(1/2)
+      EXPECT_NEAR(share_below, 1.0 / 3, 0.01);
+    }
   }
 }
 

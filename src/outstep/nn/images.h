@@ -58,7 +58,7 @@ void read_image_keys(io::Section& section, const ModelFacts& facts, Options& opt
 template <typename Options>
 void read_image_keys(const ConfigValues& config, Options& options) {
   if constexpr (requires { options.stem; }) {
-    options.stem = config.one_of("stem", options.stem, {"imagenet", "cifar"});
+    options.stem = config.one_of<std::string>("stem", options.stem, {"imagenet", "cifar"});
   }
   if constexpr (requires { options.width; }) options.width = config.size("width", options.width);
   options.in_channels = config.size("in_channels", options.in_channels);

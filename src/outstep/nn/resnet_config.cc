@@ -21,11 +21,7 @@ ResNetOptions ResNetOptions::from_config(const nlohmann::ordered_json& config,
                                          const std::string& origin) {
   const ConfigValues values(config, origin);
   ResNetOptions options;
-  const auto depth = values.get<int64_t>("depth", 18);
-  if (depth != 18 && depth != 34 && depth != 50) {
-    throw DataError("{}: \"depth\" is {}, expected 18, 34 or 50", origin, depth);
-  }
-  options.depth = static_cast<int>(depth);
+  options.depth = static_cast<int>(values.one_of<int64_t>("depth", options.depth, {18, 34, 50}));
   read_image_keys(values, options);
   return options;
 }

@@ -90,7 +90,8 @@ RevGptOptions RevGptOptions::from_config(const nlohmann::ordered_json& config,
   nlohmann::ordered_json plain = config;
   if (plain.is_object()) plain["model_type"] = "gpt2";
   options.gpt = Gpt2Options::from_hugging_face(plain, origin);
-  options.head = ConfigValues(config, origin).one_of("head", options.head, {"mean", "concat"});
+  options.head =
+      ConfigValues(config, origin).one_of<std::string>("head", options.head, {"mean", "concat"});
   if (options.head == "concat" && options.gpt.tie_word_embeddings) {
     throw DataError("{}: a tied head cannot be \"concat\"", origin);
   }

@@ -79,7 +79,7 @@ RevNetOptions RevNetOptions::from_config(const nlohmann::ordered_json& config,
                                          const std::string& origin) {
   const ConfigValues values(config, origin);
   RevNetOptions options;
-  options.kind = values.one_of("kind", options.kind, {"basic", "bottleneck"});
+  options.kind = values.one_of<std::string>("kind", options.kind, {"basic", "bottleneck"});
   options.blocks = values.texts("blocks", options.blocks);
   const std::string complaint = complaint_about(options.blocks, options.kind);
   if (!complaint.empty()) throw DataError("{}: \"blocks\" {}", origin, complaint);

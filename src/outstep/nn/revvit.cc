@@ -125,8 +125,8 @@ RevVitOptions RevVitOptions::from_config(const nlohmann::ordered_json& config,
   const ConfigValues values(config, origin);
   RevVitOptions options;
   options.layers.read_layers(values);
-  options.head = values.one_of("head", options.head, {"mean", "concat"});
-  options.pool = values.one_of("pool", options.pool, {"mean", "token"});
+  options.head = values.one_of<std::string>("head", options.head, {"mean", "concat"});
+  options.pool = values.one_of<std::string>("pool", options.pool, {"mean", "token"});
   read_image_keys(values, options);
   options.patch_size = values.size("patch_size", options.patch_size);
   if (options.image_size % options.patch_size != 0) {

@@ -88,11 +88,7 @@ VggOptions VggOptions::from_config(const nlohmann::ordered_json& config,
                                    const std::string& origin) {
   const ConfigValues values(config, origin);
   VggOptions options;
-  const auto depth = values.get<int64_t>("depth", options.depth);
-  if (depth != 11 && depth != 16) {
-    throw DataError("{}: \"depth\" is {}, expected 11 or 16", origin, depth);
-  }
-  options.depth = static_cast<int>(depth);
+  options.depth = static_cast<int>(values.one_of<int64_t>("depth", options.depth, {11, 16}));
   read_image_keys(values, options);
   return options;
 }
