@@ -8,8 +8,10 @@ namespace outstep::data {
 
 // One micro-batch. Written by the loader before it is handed out, by nobody after.
 struct Batch {
-  at::Tensor inputs;   // tokens [B, T] int64, or images [B, C, H, W] float32
-  at::Tensor targets;  // tokens [B, T] int64 (the next token), or classes [B] int64
+  at::Tensor inputs;  // tokens [B, T] int64, or images [B, C, H, W] float32
+  // Tokens [B, T] int64 (the next token), or classes [B] int64; of mixed images probabilities of
+  // classes [B, num_classes] float64.
+  at::Tensor targets;
   int64_t index = 0;  // number of this micro-batch among all that the run draws, over all replicas;
                       // keys dropout
   int64_t num_samples = 0;

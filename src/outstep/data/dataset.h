@@ -17,7 +17,8 @@ class Dataset {
   // Says how a random choice about examples (crop, flip, the offset of text windows) is keyed.
   struct Draw {
     uint64_t seed = 0;
-    bool augment = false;  // false: the example as it is
+    bool augment = false;     // false: the example as it is
+    int64_t micro_batch = 0;  // its number, which keys what is drawn once for all of it
   };
   struct Example {
     int64_t epoch = 0;

@@ -120,7 +120,10 @@ Datasets open_images(const DataOptions& options, const Places& places) {
   ImageOptions images{.mean = options.mean.empty() ? facts.mean : options.mean,
                       .deviation = options.deviation.empty() ? facts.deviation : options.deviation,
                       .crop_padding = options.crop_padding,
-                      .flip = options.flip};
+                      .flip = options.flip,
+                      .mixup = options.mixup,
+                      .cutmix = options.cutmix,
+                      .random_erasing = options.random_erasing};
   Datasets data;
   data.unit = "images";
   data.num_classes = shape.num_classes;
@@ -217,8 +220,23 @@ DataOptions read_data_options(io::Section data, int64_t n_positions) {
     options.crop_padding =
         data.integer("crop_padding", images->crop_padding, {.min = 0, .max = 1024});
     options.flip = data.flag("flip", images->flip);
+    const io::NumberBounds alpha{.min = 0, .max = 100};
+    options.mixup = data.number("mixup", options.mixup, alpha);
+    options.cutmix = data.number("cutmix", options.cutmix, alpha);
+    options.random_erasing =
+        data.number("random_erasing", options.random_erasing, {.min = 0, .max = 1});
   }
   options.augment = options.name == "tensors" ? false : data.flag("augment", options.augment);
+  if (options.augment) return options;
+  for (const auto& [key, value] : {std::pair("mixup", options.mixup),
+                                   {"cutmix", options.cutmix},
+                                   {"random_erasing", options.random_erasing}}) {
+    if (value == 0) continue;
+    throw ConfigError(
+        "{}: data.{} = {} is a kind of augmentation, and data.augment is false; set it to 0, or "
+        "data.crop_padding = 0 and data.flip = false in place of data.augment = false",
+        data.origin(key), key, value);
+  }
   return options;
 }
 

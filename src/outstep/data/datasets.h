@@ -42,7 +42,12 @@ struct DataOptions {
   int64_t crop_padding = 4;
   bool flip = true;  // left to right, every other image
 
-  bool augment = true;  // false: no crop, no flip, windows of text always at the same places
+  double mixup = 0;           // images: alpha (augment.h); 0: none
+  double cutmix = 0;          // likewise
+  double random_erasing = 0;  // images: its probability
+
+  // False: images as they are, windows of text always at the same places.
+  bool augment = true;
   bool shuffle = true;
   int64_t prefetch = 2;  // micro-batches made ahead
 };

@@ -63,6 +63,24 @@ TEST(DataOptions, AreRead) {
   EXPECT_EQ(options_of("tokenizer = \"gpt2\"\nvalid_fraction = 0.2").valid_fraction, 0.2);
 }
 
+TEST(DataOptions, AugmentationIsReadAndItsRangesHeld) {
+  const DataOptions cifar =
+      options_of("name = \"cifar10\"\nmixup = 0.5\ncutmix = 1\nrandom_erasing = 0.35");
+  EXPECT_EQ(cifar.mixup, 0.5);
+  EXPECT_EQ(cifar.cutmix, 1);
+  EXPECT_EQ(cifar.random_erasing, 0.35);
+  EXPECT_EQ(options_of("name = \"cifar10\"").mixup, 0);
+  const auto complaint = [](const std::string& keys) {
+    return message_of<ConfigError>([&] { options_of("name = \"cifar10\"\n" + keys); });
+  };
+  EXPECT_THAT(complaint("mixup = -0.5"), HasSubstr("data.mixup is -0.5"));
+  EXPECT_THAT(complaint("cutmix = 1000"), HasSubstr("data.cutmix is 1000"));
+  EXPECT_THAT(complaint("random_erasing = 1.5"), HasSubstr("data.random_erasing is 1.5"));
+  EXPECT_THAT(complaint("cutmix = 1\naugment = false"),
+              HasSubstr("data.cutmix = 1 is a kind of augmentation, and data.augment is false"));
+  EXPECT_THAT(message_of<ConfigError>([] { options_of("mixup = 1"); }), HasSubstr("mixup"));
+}
+
 TEST(DataOptions, KeysOfAnotherKindOfSetAreUnknown) {
   EXPECT_THAT(message_of<ConfigError>([] { options_of("flip = true"); }), HasSubstr("flip"));
   EXPECT_THAT(message_of<ConfigError>([] { options_of("name = \"mnist\"\ntokenizer = \"gpt2\""); }),

@@ -6,6 +6,7 @@
 #include "outstep/base/errors.h"
 #include "outstep/base/rng.h"
 #include "outstep/base/text.h"
+#include "outstep/data/augment.h"
 
 namespace outstep::data {
 namespace {
@@ -62,6 +63,15 @@ ImageDataset::ImageDataset(ImageRecords records, ImageOptions options)
         "data.crop_padding is {}; it must be 0 or more, and less than the images' {} pixels",
         options_.crop_padding, std::min(records_.height, records_.width));
   }
+  for (const auto& [key, alpha] :
+       {std::pair("mixup", options_.mixup), {"cutmix", options_.cutmix}}) {
+    if (alpha >= 0) continue;
+    throw ConfigError("data.{} is {}; it must be 0 (none) or more", key, alpha);
+  }
+  if (!(options_.random_erasing >= 0 && options_.random_erasing <= 1)) {
+    throw ConfigError("data.random_erasing is {}; it is a probability, from 0 to 1",
+                      options_.random_erasing);
+  }
   int64_t begin = 0;
   for (const ImageRecords::Run& run : records_.runs) {
     run_begins_.push_back(begin);
@@ -89,6 +99,15 @@ Batch ImageDataset::gather(std::span<const Example> examples, const Draw& draw) 
     const int64_t record = example.index - run_begins_[which];
     targets[i] = run.labels[record * run.labels_stride];
     write_image(run.pixels + record * run.pixels_stride, place(example, draw), inputs + i * values);
+    erase(example, draw, inputs + i * values);
+  }
+  const MixOptions mixing{
+      .mixup = options_.mixup, .cutmix = options_.cutmix, .num_classes = records_.num_classes};
+  if (draw.augment && mixing.mixes()) {
+    mix(batch, mixing,
+        {.seed = draw.seed,
+         .purpose = purpose("data.mix"),
+         .stream = static_cast<uint64_t>(draw.micro_batch)});
   }
   return batch;
 }
@@ -106,6 +125,22 @@ ImageDataset::Placement ImageDataset::place(const Example& example, const Draw& 
   }
   if (options_.flip) placement.flipped = rng.below(2) == 1;
   return placement;
+}
+
+void ImageDataset::erase(const Example& example, const Draw& draw, float* image) const {
+  if (!draw.augment || options_.random_erasing == 0) return;
+  CounterRng rng({.seed = draw.seed,
+                  .purpose = purpose("data.erase"),
+                  .stream = static_cast<uint64_t>(example.epoch * size_ + example.index)});
+  const ImageSize size{.height = records_.height, .width = records_.width};
+  const auto patch = draw_erased(size, options_.random_erasing, rng);
+  if (!patch) return;
+  for (int64_t c = 0; c < records_.channels; ++c) {
+    for (int64_t y = patch->top; y < patch->top + patch->height; ++y) {
+      float* row = image + (c * size.height + y) * size.width + patch->left;
+      std::fill(row, row + patch->width, 0.0F);
+    }
+  }
 }
 
 void ImageDataset::write_image(const uint8_t* pixels, const Placement& placement,

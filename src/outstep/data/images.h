@@ -34,17 +34,20 @@ struct ImageOptions {
   std::vector<double> deviation;  // [C]
   int64_t crop_padding = 0;       // when augmenting; 0: no crop
   bool flip = false;              // when augmenting
+  double mixup = 0;               // when augmenting: alpha (augment.h); 0: none
+  double cutmix = 0;              // likewise
+  double random_erasing = 0;      // when augmenting: its probability
 };
 
 // Images as float32 [B, C, H, W], (value / 255 - mean) / deviation.
 //
 // Augmented, image i of epoch e is cropped at a place drawn from the image with crop_padding black
-// pixels around it, and flipped left to right with probability 1/2: a function of (seed, e, i)
-// alone.
+// pixels around it, flipped left to right with probability 1/2, and has a patch erased to 0, which
+// is the mean: a function of (seed, e, i) alone. Then a micro-batch may be mixed, which makes
+// probabilities of its targets: a function of (seed, its number) and its images.
 class ImageDataset : public Dataset {
  public:
-  // Throws ConfigError if mean or deviation has not a value a channel, or a deviation is not
-  // positive.
+  // Throws ConfigError for options out of range, or a mean or deviation without a value a channel.
   ImageDataset(ImageRecords records, ImageOptions options);
 
   int64_t size() const override { return size_; }
@@ -61,6 +64,7 @@ class ImageDataset : public Dataset {
     bool flipped = false;
   };
   Placement place(const Example& example, const Draw& draw) const;
+  void erase(const Example& example, const Draw& draw, float* image) const;
   void write_image(const uint8_t* pixels, const Placement& placement, float* into) const;
 
   ImageRecords records_;

@@ -126,7 +126,8 @@ Batch Stream::at(int64_t number) const {
   for (int64_t j = 0; j < options_.micro_batch; ++j) {
     examples[static_cast<size_t>(j)] = row.example(number * options_.micro_batch + j);
   }
-  Batch batch = dataset_->gather(examples, {.seed = options_.seed, .augment = options_.augment});
+  Batch batch = dataset_->gather(
+      examples, {.seed = options_.seed, .augment = options_.augment, .micro_batch = number});
   batch.index = number;
   return batch;
 }

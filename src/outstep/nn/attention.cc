@@ -11,6 +11,7 @@ namespace {
 
 at::Tensor attention_with_cache(const kernels::Heads& heads, const AttentionOptions& options,
                                 KeyValueCache& cache) {
+  check(options.is_causal, "what comes later cannot change what a cache holds");
   const bool is_prompt = cache.length() == 0;
   check(is_prompt || heads.queries.size(2) == 1, "a filled cache takes one token at a time");
   const auto [keys, values] = cache.append(options.layer, heads.keys, heads.values);
@@ -36,11 +37,12 @@ std::pair<at::Tensor, at::Tensor> KeyValueCache::append(int64_t layer, const at:
           values_[index].narrow(2, 0, length_ + num_new)};
 }
 
-at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias,
-                            const AttentionOptions& options, const ForwardContext& context) {
+at::Tensor attention(const at::Tensor& qkv, const at::Tensor& bias, const AttentionOptions& options,
+                     const ForwardContext& context) {
+  const kernels::AttentionKind kind{.num_heads = options.num_heads, .is_causal = options.is_causal};
   const bool drops = context.training && options.dropout > 0;
-  if (!context.cache && !drops) return kernels::causal_attention(qkv, bias, options.num_heads);
-  const kernels::Heads heads = kernels::split_heads(qkv, bias, options.num_heads);
+  if (!context.cache && !drops) return kernels::attention(qkv, bias, kind);
+  const kernels::Heads heads = kernels::split_heads(qkv, bias, kind);
   const auto drop = [&](const at::Tensor& weights) {
     return dropout(weights, options.dropout, context, options.operation);
   };

@@ -36,18 +36,20 @@ class KeyValueCache {
 
 struct AttentionOptions {
   int64_t num_heads = 1;
+  bool is_causal = true;   // whether a token sees only itself and those before it
   int64_t layer = 0;       // names the layer to ForwardContext::cache
   double dropout = 0;      // of attention weights
   uint32_t operation = 0;  // names the dropout to ForwardContext::draw
 };
 
-// Multi-head attention of each token over itself and those before it, scaled by 1/sqrt(head size).
-// With a cache, those before include what the cache has seen; T is then 1, or the cache empty.
+// Multi-head attention of each token over those it sees, scaled by 1/sqrt(head size). With a cache,
+// which is for causal attention, they include what the cache has seen; T is then 1, or the cache
+// empty.
 //
 //   qkv     [B, T, 3C]  queries, keys and values side by side
 //   bias    [3C]        added to qkv first
 //   result  [B, T, C]
-at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias,
-                            const AttentionOptions& options, const ForwardContext& context);
+at::Tensor attention(const at::Tensor& qkv, const at::Tensor& bias, const AttentionOptions& options,
+                     const ForwardContext& context);
 
 }  // namespace outstep::nn

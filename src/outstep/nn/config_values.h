@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <type_traits>
@@ -66,6 +67,19 @@ class ConfigValues {
       result.push_back(element.get<std::string>());
     }
     return result;
+  }
+  // T: int64_t or std::string.
+  template <typename T>
+  T one_of(const std::string& key, T otherwise, const std::vector<T>& choices) const {
+    const T value = get<T>(key, otherwise);
+    if (std::ranges::find(choices, value) != choices.end()) return value;
+    const auto quoted = [](const T& choice) { return nlohmann::json(choice).dump(); };
+    std::string listed;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      listed += i == 0 ? "" : i + 1 < choices.size() ? ", " : " or ";
+      listed += quoted(choices[i]);
+    }
+    throw DataError("{}: \"{}\" is {}, expected {}", origin_, key, quoted(value), listed);
   }
   // In [0, below).
   double number_below(const std::string& key, double otherwise, double below) const {

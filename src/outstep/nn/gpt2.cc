@@ -59,7 +59,7 @@ class Layer : public Gpt2Part {
   at::Tensor transform(const at::Tensor& input, ForwardContext& context) override {
     const at::Tensor qkv = qkv_.project(kernels::layer_norm(input, with(norm_1_)));  // [B, T, 3C]
     const at::Tensor mixed =
-        causal_attention(qkv, qkv_.bias->tensor, attention_options_, context);  // [B, T, C]
+        attention(qkv, qkv_.bias->tensor, attention_options_, context);  // [B, T, C]
     const auto [x, normed] =
         add_and_normalise(input, attention_out_.project(mixed), context);  // [B, T, C] both
     const at::Tensor hidden =

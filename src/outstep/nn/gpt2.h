@@ -19,6 +19,8 @@ namespace outstep::nn {
 // Keys and defaults are Hugging Face's GPT2Config (the 124M model), but for dropout, which is 0
 // here: the data this is trained on from scratch is read about once. n_inner = 0 stands for 4 ·
 // n_embd.
+class ConfigValues;
+
 struct Gpt2Options {
   int64_t vocab_size = 50257;
   int64_t n_positions = 1024;
@@ -41,6 +43,10 @@ struct Gpt2Options {
   static Gpt2Options read(io::Section& section, const ModelFacts& facts,
                           const Gpt2Options& defaults);
   static Gpt2Options read(io::Section& section, const ModelFacts& facts);
+  // The keys of layers alone, n_embd to initializer_range.
+  static Gpt2Options read_layers(io::Section& section, const Gpt2Options& defaults);
+  void read_layers(const ConfigValues& config);
+  void write_layers(nlohmann::ordered_json& config) const;
   // Reads a config.json of transformers. Throws DataError for settings that would be another model
   // than this one.
   static Gpt2Options from_hugging_face(const nlohmann::ordered_json& config,

@@ -58,13 +58,21 @@ Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts) {
 Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts,
                               const Gpt2Options& defaults) {
   const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
-  const io::NumberBounds share{.min = 0, .max = 0.99};
   const auto known_or = [](int64_t fact, int64_t otherwise) { return fact > 0 ? fact : otherwise; };
-  Gpt2Options options;
+  Gpt2Options options = read_layers(section, defaults);
   options.vocab_size =
       section.integer("vocab_size", known_or(facts.vocab_size, defaults.vocab_size), size);
   options.n_positions =
       section.integer("n_positions", known_or(facts.context, defaults.n_positions), size);
+  options.tie_word_embeddings = section.flag("tie_word_embeddings", defaults.tie_word_embeddings);
+  options.require_takes(facts, [&](const std::string& key) { return section.origin(key); });
+  return options;
+}
+
+Gpt2Options Gpt2Options::read_layers(io::Section& section, const Gpt2Options& defaults) {
+  const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
+  const io::NumberBounds share{.min = 0, .max = 0.99};
+  Gpt2Options options;
   options.n_embd = section.integer("n_embd", defaults.n_embd, size);
   options.n_layer = section.integer("n_layer", defaults.n_layer, size);
   options.n_head = section.integer("n_head", defaults.n_head, size);
@@ -77,8 +85,6 @@ Gpt2Options Gpt2Options::read(io::Section& section, const ModelFacts& facts,
                                               {.min = 0, .max = 1, .excludes_min = true});
   options.initializer_range = section.number("initializer_range", defaults.initializer_range,
                                              {.min = 0, .max = 10, .excludes_min = true});
-  options.tie_word_embeddings = section.flag("tie_word_embeddings", defaults.tie_word_embeddings);
-  options.require_takes(facts, [&](const std::string& key) { return section.origin(key); });
   if (options.n_embd % options.n_head != 0) {
     throw ConfigError("{}: model.n_embd = {} is not a multiple of model.n_head = {}",
                       section.origin("n_head"), options.n_embd, options.n_head);
@@ -90,28 +96,41 @@ Gpt2Options Gpt2Options::from_hugging_face(const nlohmann::ordered_json& config,
                                            const std::string& origin) {
   const ConfigValues values(config, origin);
   refuse_variants(values);
-  const Gpt2Options defaults;
   Gpt2Options options;
-  options.vocab_size = values.size("vocab_size", defaults.vocab_size);
-  options.n_positions = values.size("n_positions", defaults.n_positions);
-  options.n_embd = values.size("n_embd", defaults.n_embd);
-  options.n_layer = values.size("n_layer", defaults.n_layer);
-  options.n_head = values.size("n_head", defaults.n_head);
-  if (options.n_embd % options.n_head != 0) {
-    throw DataError("{}: n_embd = {} is not a multiple of n_head = {}", origin, options.n_embd,
-                    options.n_head);
-  }
-  const auto inner = values.size("n_inner", 4 * options.n_embd);
-  options.n_inner = inner == 4 * options.n_embd ? 0 : inner;
-  options.embd_pdrop = values.number_below("embd_pdrop", 0.1, 1);    // transformers\' default
-  options.resid_pdrop = values.number_below("resid_pdrop", 0.1, 1);  // transformers\' default
-  options.attn_pdrop = values.number_below("attn_pdrop", 0.1, 1);    // transformers\' default
-  options.layer_norm_epsilon =
-      values.number_below("layer_norm_epsilon", defaults.layer_norm_epsilon, 10);
-  options.initializer_range =
-      values.number_below("initializer_range", defaults.initializer_range, 10);
+  options.vocab_size = values.size("vocab_size", options.vocab_size);
+  options.n_positions = values.size("n_positions", options.n_positions);
+  options.read_layers(values);
   options.tie_word_embeddings = values.get<bool>("tie_word_embeddings", true);
   return options;
+}
+
+void Gpt2Options::read_layers(const ConfigValues& config) {
+  n_embd = config.size("n_embd", n_embd);
+  n_layer = config.size("n_layer", n_layer);
+  n_head = config.size("n_head", n_head);
+  if (n_embd % n_head != 0) {
+    throw DataError("{}: n_embd = {} is not a multiple of n_head = {}", config.origin(), n_embd,
+                    n_head);
+  }
+  const auto inner = config.size("n_inner", 4 * n_embd);
+  n_inner = inner == 4 * n_embd ? 0 : inner;
+  embd_pdrop = config.number_below("embd_pdrop", 0.1, 1);    // transformers' default
+  resid_pdrop = config.number_below("resid_pdrop", 0.1, 1);  // transformers' default
+  attn_pdrop = config.number_below("attn_pdrop", 0.1, 1);    // transformers' default
+  layer_norm_epsilon = config.number_below("layer_norm_epsilon", layer_norm_epsilon, 10);
+  initializer_range = config.number_below("initializer_range", initializer_range, 10);
+}
+
+void Gpt2Options::write_layers(nlohmann::ordered_json& config) const {
+  config["n_embd"] = n_embd;
+  config["n_layer"] = n_layer;
+  config["n_head"] = n_head;
+  config["n_inner"] = n_inner > 0 ? nlohmann::ordered_json(n_inner) : nlohmann::ordered_json();
+  config["embd_pdrop"] = embd_pdrop;
+  config["resid_pdrop"] = resid_pdrop;
+  config["attn_pdrop"] = attn_pdrop;
+  config["layer_norm_epsilon"] = layer_norm_epsilon;
+  config["initializer_range"] = initializer_range;
 }
 
 nlohmann::ordered_json Gpt2::config() const {
@@ -121,16 +140,7 @@ nlohmann::ordered_json Gpt2::config() const {
   config["activation_function"] = "gelu_new";
   config["vocab_size"] = options_.vocab_size;
   config["n_positions"] = options_.n_positions;
-  config["n_embd"] = options_.n_embd;
-  config["n_layer"] = options_.n_layer;
-  config["n_head"] = options_.n_head;
-  config["n_inner"] =
-      options_.n_inner > 0 ? nlohmann::ordered_json(options_.n_inner) : nlohmann::ordered_json();
-  config["embd_pdrop"] = options_.embd_pdrop;
-  config["resid_pdrop"] = options_.resid_pdrop;
-  config["attn_pdrop"] = options_.attn_pdrop;
-  config["layer_norm_epsilon"] = options_.layer_norm_epsilon;
-  config["initializer_range"] = options_.initializer_range;
+  options_.write_layers(config);
   config["tie_word_embeddings"] = options_.tie_word_embeddings;
   // GPT-2's own vocabulary ends with <|endoftext|>; others have no such token.
   const bool has_end_of_text = options_.vocab_size == 50257;

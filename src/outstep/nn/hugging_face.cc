@@ -57,7 +57,8 @@ Tensors as_gpt2(Tensors tensors, bool is_tied, const std::string& origin) {
   return renamed;
 }
 
-Tensors as_resnet(Tensors tensors) {
+// torch's batch norm counts its batches, which nothing here needs.
+Tensors without_counters(Tensors tensors) {
   std::erase_if(tensors,
                 [](const auto& entry) { return entry.first.ends_with(".num_batches_tracked"); });
   return tensors;
@@ -90,8 +91,8 @@ void load_folder(const std::filesystem::path& path, const Model& model, FlatPara
   for (const auto& [name, info] : file.tensors()) tensors.emplace(name, file.tensor(name));
   if (const auto* gpt2 = dynamic_cast<const Gpt2*>(&model)) {
     tensors = as_gpt2(std::move(tensors), gpt2->options().tie_word_embeddings, origin);
-  } else if (model.family() == "resnet") {
-    tensors = as_resnet(std::move(tensors));
+  } else {
+    tensors = without_counters(std::move(tensors));
   }
   params.load(tensors, origin);
 }

@@ -4,6 +4,7 @@
 
 #include "outstep/base/errors.h"
 #include "outstep/nn/config_values.h"
+#include "outstep/nn/images.h"
 
 namespace outstep::nn {
 namespace {
@@ -92,11 +93,7 @@ MlpOptions MlpOptions::from_config(const nlohmann::ordered_json& config,
   options.input_shape = values.sizes("input_shape", options.input_shape);
   options.hidden_sizes = values.sizes("hidden_sizes", options.hidden_sizes);
   options.num_classes = values.size("num_classes", options.num_classes);
-  options.activation = values.get<std::string>("activation", options.activation);
-  if (std::ranges::find(kActivations, options.activation) == kActivations.end()) {
-    throw DataError("{}: \"activation\" is \"{}\", expected \"relu\", \"gelu\" or \"tanh\"", origin,
-                    options.activation);
-  }
+  options.activation = values.one_of("activation", options.activation, kActivations);
   return options;
 }
 
@@ -129,7 +126,7 @@ nlohmann::ordered_json Mlp::config() const {
 at::Tensor Mlp::example_input(int64_t batch) const {
   std::vector<int64_t> shape = {batch};
   shape.insert(shape.end(), options_.input_shape.begin(), options_.input_shape.end());
-  return at::arange(c10::multiply_integers(shape), at::kFloat).mul(0.7).sin().view(shape);
+  return example_images(shape);
 }
 
 at::Tensor Mlp::example_target(int64_t batch) const {

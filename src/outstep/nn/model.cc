@@ -9,6 +9,9 @@ namespace {
 
 LossValue cross_entropy(const at::Tensor& logits, const at::Tensor& targets, double smoothing) {
   const at::Tensor rows = logits.flatten(0, -2).contiguous();  // [N, K]
+  if (targets.is_floating_point()) {
+    return {kernels::soft_cross_entropy(rows, targets, smoothing), targets.size(0)};
+  }
   return {kernels::cross_entropy(rows, targets.flatten(), smoothing), targets.numel()};
 }
 

@@ -26,8 +26,8 @@ class Model {
   double label_smoothing = 0;                  // share of each target spread over all classes
 
   virtual const std::string& family() const = 0;  // "gpt2", "resnet", "mlp"
-  // What training minimises: logits [B, T, V] and targets [B, T], or [B, K] and [B]. With label
-  // smoothing if it is set.
+  // What training minimises: logits [B, T, V] and targets [B, T], or [B, K] and classes [B] or
+  // their probabilities, as data::Batch has them. With label smoothing if it is set.
   LossValue loss(const at::Tensor& logits, const at::Tensor& targets) const;
   // What evaluation reports: the cross-entropy without smoothing.
   LossValue plain_loss(const at::Tensor& logits, const at::Tensor& targets) const;

@@ -7,6 +7,8 @@
 #include "outstep/nn/resnet.h"
 #include "outstep/nn/revgpt.h"
 #include "outstep/nn/revnet.h"
+#include "outstep/nn/revvit.h"
+#include "outstep/nn/vgg.h"
 
 namespace outstep::nn {
 namespace {
@@ -15,9 +17,12 @@ std::unique_ptr<Model> make_named(const std::string& name, io::Section& section,
                                   const ModelFacts& facts) {
   if (name == "gpt2") return std::make_unique<Gpt2>(Gpt2Options::read(section, facts));
   if (name == "revgpt") return std::make_unique<RevGpt>(RevGptOptions::read(section, facts));
+  if (name == "revvit") return std::make_unique<RevVit>(RevVitOptions::read(section, facts));
   if (name == "resnet18") return std::make_unique<ResNet>(ResNetOptions::read(section, 18, facts));
   if (name == "resnet34") return std::make_unique<ResNet>(ResNetOptions::read(section, 34, facts));
   if (name == "resnet50") return std::make_unique<ResNet>(ResNetOptions::read(section, 50, facts));
+  if (name == "vgg11") return std::make_unique<Vgg>(VggOptions::read(section, 11, facts));
+  if (name == "vgg16") return std::make_unique<Vgg>(VggOptions::read(section, 16, facts));
   if (name.starts_with("revnet")) {
     const std::string depth = name.substr(std::string("revnet").size());
     return std::make_unique<RevNet>(
@@ -29,8 +34,8 @@ std::unique_ptr<Model> make_named(const std::string& name, io::Section& section,
 }  // namespace
 
 std::vector<std::string> model_names() {
-  return {"gpt2",     "resnet18", "resnet34", "resnet50", "revgpt",
-          "revnet18", "revnet34", "revnet50", "revnet",   "mlp"};
+  return {"gpt2",   "resnet18", "resnet34", "resnet50", "vgg11",  "vgg16", "revgpt",
+          "revvit", "revnet18", "revnet34", "revnet50", "revnet", "mlp"};
 }
 
 std::unique_ptr<Model> make_model(io::Section section, const ModelFacts& facts) {
@@ -50,10 +55,13 @@ std::unique_ptr<Model> make_model(const nlohmann::ordered_json& config, const st
     return std::make_unique<ResNet>(ResNetOptions::from_config(config, origin));
   if (type == "outstep_revnet")
     return std::make_unique<RevNet>(RevNetOptions::from_config(config, origin));
+  if (type == "outstep_revvit")
+    return std::make_unique<RevVit>(RevVitOptions::from_config(config, origin));
+  if (type == "outstep_vgg") return std::make_unique<Vgg>(VggOptions::from_config(config, origin));
   if (type == "outstep_mlp") return std::make_unique<Mlp>(MlpOptions::from_config(config, origin));
   throw DataError(
-      "{}: \"model_type\" is \"{}\", expected \"gpt2\", \"outstep_resnet\", \"outstep_revgpt\", "
-      "\"outstep_revnet\" or \"outstep_mlp\"",
+      "{}: \"model_type\" is \"{}\", expected \"gpt2\", \"outstep_resnet\", \"outstep_vgg\", "
+      "\"outstep_revgpt\", \"outstep_revvit\", \"outstep_revnet\" or \"outstep_mlp\"",
       origin, type);
 }
 

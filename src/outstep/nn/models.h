@@ -16,8 +16,8 @@
 
 namespace outstep::nn {
 
-// "gpt2", "resnet18", "resnet34", "resnet50", "revgpt", "revnet18", "revnet34", "revnet50",
-// "revnet" (its blocks given by hand), "mlp"
+// "gpt2", "resnet18", "resnet34", "resnet50", "vgg11", "vgg16", "revgpt", "revvit", "revnet18",
+// "revnet34", "revnet50", "revnet" (its blocks given by hand), "mlp"
 std::vector<std::string> model_names();
 
 // Reads model.name, the keys of that family, and model.label_smoothing. Explicit settings win over

@@ -5,6 +5,7 @@
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/mlp.h"
 #include "outstep/nn/resnet.h"
+#include "outstep/nn/revvit.h"
 #include "outstep/nn/testing.h"
 
 namespace outstep::nn {
@@ -45,10 +46,11 @@ TEST(Models, RefusesUnknownNamesAndKeys) {
 }
 
 TEST(Models, EveryConfigMakesTheSameModelAgain) {
-  for (const char* keys :
-       {"name = \"gpt2\"\nn_layer = 1\nn_embd = 24\n", "name = \"resnet34\"\nwidth = 4\n",
-        "name = \"revnet18\"\nwidth = 4\n", "name = \"revnet\"\nwidth = 4\n",
-        "name = \"mlp\"\nhidden_sizes = [8, 9]\nactivation = \"tanh\"\n"}) {
+  for (const char* keys : {"name = \"gpt2\"\nn_layer = 1\nn_embd = 24\n",
+                           "name = \"resnet34\"\nwidth = 4\n", "name = \"vgg11\"\nwidth = 4\n",
+                           "name = \"revnet18\"\nwidth = 4\n", "name = \"revnet\"\nwidth = 4\n",
+                           "name = \"revvit\"\nn_layer = 1\nn_inner = 7\npool = \"token\"\n",
+                           "name = \"mlp\"\nhidden_sizes = [8, 9]\nactivation = \"tanh\"\n"}) {
     const auto model =
         make(keys, std::string(keys).find("gpt2") != std::string::npos ? kText : kImages);
     const auto again = make_model(model->config(), "config.json");
@@ -131,7 +133,8 @@ TEST(Models, DifferentiateForwards) {
   Gpt2 gpt2({.vocab_size = 31, .n_positions = 16, .n_embd = 32, .n_layer = 2, .n_head = 2});
   Mlp mlp({.input_shape = {2, 3}, .hidden_sizes = {16}, .num_classes = 4, .activation = "gelu"});
   ResNet resnet({.stem = "cifar", .width = 16, .num_classes = 4, .image_size = 16});
-  for (Model* model : std::initializer_list<Model*>{&gpt2, &mlp, &resnet}) {
+  RevVit revvit({.layers = {.n_embd = 32, .n_layer = 2, .n_head = 2}, .num_classes = 4});
+  for (Model* model : std::initializer_list<Model*>{&gpt2, &mlp, &resnet, &revvit}) {
     SCOPED_TRACE(model->family());
     Direction direction(*model);
     constexpr double kStep = 1e-6;
@@ -163,6 +166,9 @@ TEST(Models, LabelSmoothingIsInTheLossButNotInThePlainOne) {
   EXPECT_NEAR(model->plain_loss(logits, targets).loss.item<double>(), plain.item<double>(), 1e-6);
   EXPECT_NEAR(model->loss(logits, targets).loss.item<double>(), smooth.item<double>(), 1e-6);
   EXPECT_EQ(model->loss(logits, targets).num_units, 2);
+  const LossValue of_probabilities = model->loss(logits, at::one_hot(targets, 2).to(at::kDouble));
+  EXPECT_NEAR(of_probabilities.loss.item<double>(), smooth.item<double>(), 1e-6);
+  EXPECT_EQ(of_probabilities.num_units, 2);
 }
 
 TEST(Models, CountsHits) {

@@ -4,8 +4,7 @@
 #include <string>
 
 #include "outstep/io/settings.h"
-#include "outstep/nn/model.h"
-#include "outstep/nn/model_facts.h"
+#include "outstep/nn/images.h"
 
 // Residual networks (He et al. 2015) as torchvision's ResNet-18, 34 and 50, with its names and its
 // initialisation.
@@ -36,24 +35,14 @@ struct ResNetOptions {
   void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const;
 };
 
-class ResNet : public Model {
+class ResNet : public ImageModel<ResNetOptions> {
  public:
   explicit ResNet(ResNetOptions options);
 
-  const ResNetOptions& options() const { return options_; }
   const std::string& family() const override;
-  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const override {
-    options_.require_takes(facts, origin_of);
-  }
   // The fused batch norm needs it, and convolutions are faster on every processor we tried.
   bool prefers_channels_last() const override { return true; }
   nlohmann::ordered_json config() const override;
-  at::Tensor example_input(
-      int64_t batch) const override;  // [B, in_channels, image_size, image_size]
-  at::Tensor example_target(int64_t batch) const override;  // [B] int64
-
- private:
-  ResNetOptions options_;
 };
 
 }  // namespace outstep::nn

@@ -18,6 +18,8 @@ TEST(ResNet, HasTorchvisionsParameterCounts) {
   EXPECT_EQ(ResNet({.depth = 34}).num_parameters(), 21'797'672);
   EXPECT_EQ(ResNet({.depth = 50}).num_parameters(), 25'557'032);
   EXPECT_EQ(ResNet({.depth = 18, .stem = "cifar", .num_classes = 10}).num_parameters(), 11'173'962);
+  EXPECT_EQ(ResNet({.depth = 18, .stem = "cifar", .num_classes = 100}).num_parameters(),
+            11'220'132);
 }
 
 TEST(ResNet, HasTorchvisionsNames) {

@@ -8,9 +8,7 @@
 #include "outstep/nn/model.h"
 #include "outstep/nn/model_facts.h"
 
-// A reversible GPT: GPT-2's layers as two couplings each, as Reformer (arXiv 2001.04451) has them.
-//
-//   y₁ = x₁ + attention(norm(x₂)),   y₂ = x₂ + mlp(norm(y₁))
+// A reversible GPT: GPT-2 whose layers are couplings (reversible_layers.h).
 //
 // Blocks: "transformer.wte" (the embedding, in both streams), "transformer.h.0.attn",
 // "transformer.h.0.mlp", …, "lm_head". Only the first and the last are not reversible. Shapes:

@@ -5,8 +5,7 @@
 #include <vector>
 
 #include "outstep/io/settings.h"
-#include "outstep/nn/model.h"
-#include "outstep/nn/model_facts.h"
+#include "outstep/nn/images.h"
 
 // Reversible residual networks as PETRA (arXiv 2406.02052) makes them of ResNet-18, 34 and 50: two
 // streams that are each as wide as the ResNet, one residual function a block.
@@ -45,22 +44,13 @@ struct RevNetOptions {
   void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const;
 };
 
-class RevNet : public Model {
+class RevNet : public ImageModel<RevNetOptions> {
  public:
   explicit RevNet(RevNetOptions options);
 
-  const RevNetOptions& options() const { return options_; }
   const std::string& family() const override;
-  void require_takes(const ModelFacts& facts, const OriginOf& origin_of) const override {
-    options_.require_takes(facts, origin_of);
-  }
   bool prefers_channels_last() const override { return true; }
   nlohmann::ordered_json config() const override;
-  at::Tensor example_input(int64_t batch) const override;
-  at::Tensor example_target(int64_t batch) const override;
-
- private:
-  RevNetOptions options_;
 };
 
 }  // namespace outstep::nn

@@ -1,8 +1,6 @@
 #include <algorithm>
 
 #include "outstep/base/errors.h"
-#include "outstep/nn/config_values.h"
-#include "outstep/nn/images.h"
 #include "outstep/nn/revnet.h"
 
 // The two ways to describe a RevNet: a recipe's [model] and the config.json of a folder we wrote.
@@ -64,7 +62,6 @@ void RevNetOptions::require_takes(const ModelFacts& facts, const OriginOf& origi
 }
 
 RevNetOptions RevNetOptions::read(io::Section& section, int depth, const ModelFacts& facts) {
-  const io::IntegerBounds size{.min = 1, .max = ConfigValues::kMaxSize};
   RevNetOptions options = depth > 0 ? of_depth(depth) : RevNetOptions{};
   if (depth == 0) {
     options.kind = section.text("kind", options.kind, {.choices = {"basic", "bottleneck"}});
@@ -74,17 +71,7 @@ RevNetOptions RevNetOptions::read(io::Section& section, int depth, const ModelFa
       throw ConfigError("{}: model.blocks {}", section.origin("blocks"), complaint);
     }
   }
-  if (facts.input_shape.size() == 3) {
-    options.in_channels = facts.input_shape[0];
-    options.image_size = facts.input_shape[1];
-    if (options.image_size <= kLargestSmallImage) options.stem = "cifar";
-  }
-  if (facts.num_classes > 0) options.num_classes = facts.num_classes;
-  options.stem = section.text("stem", options.stem, {.choices = {"imagenet", "cifar"}});
-  options.width = section.integer("width", options.width, {.min = 1, .max = 4096});
-  options.in_channels = section.integer("in_channels", options.in_channels, size);
-  options.num_classes = section.integer("num_classes", options.num_classes, size);
-  options.require_takes(facts, [&](const std::string& key) { return section.origin(key); });
+  read_image_keys(section, facts, options);
   return options;
 }
 
@@ -92,23 +79,11 @@ RevNetOptions RevNetOptions::from_config(const nlohmann::ordered_json& config,
                                          const std::string& origin) {
   const ConfigValues values(config, origin);
   RevNetOptions options;
-  options.kind = values.get<std::string>("kind", options.kind);
-  if (options.kind != "basic" && options.kind != "bottleneck") {
-    throw DataError("{}: \"kind\" is \"{}\", expected \"basic\" or \"bottleneck\"", origin,
-                    options.kind);
-  }
+  options.kind = values.one_of<std::string>("kind", options.kind, {"basic", "bottleneck"});
   options.blocks = values.texts("blocks", options.blocks);
   const std::string complaint = complaint_about(options.blocks, options.kind);
   if (!complaint.empty()) throw DataError("{}: \"blocks\" {}", origin, complaint);
-  options.stem = values.get<std::string>("stem", options.stem);
-  if (options.stem != "imagenet" && options.stem != "cifar") {
-    throw DataError("{}: \"stem\" is \"{}\", expected \"imagenet\" or \"cifar\"", origin,
-                    options.stem);
-  }
-  options.width = values.size("width", options.width);
-  options.in_channels = values.size("in_channels", options.in_channels);
-  options.num_classes = values.size("num_classes", options.num_classes);
-  options.image_size = values.size("image_size", options.image_size);
+  read_image_keys(values, options);
   return options;
 }
 
@@ -117,11 +92,7 @@ nlohmann::ordered_json RevNet::config() const {
   config["model_type"] = "outstep_revnet";
   config["kind"] = options_.kind;
   config["blocks"] = options_.blocks;
-  config["stem"] = options_.stem;
-  config["width"] = options_.width;
-  config["in_channels"] = options_.in_channels;
-  config["num_classes"] = options_.num_classes;
-  config["image_size"] = options_.image_size;
+  write_image_keys(config, options_);
   return config;
 }
 

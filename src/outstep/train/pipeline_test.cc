@@ -99,6 +99,27 @@ TEST_F(PipelineTest, Spec8RunsGoOnWhereTheyStoppedWithAFullPipeline) {
   }
 }
 
+// A reversible ViT: stages that wait are one process, and those that do not go on where they stood.
+TEST_F(PipelineTest, AReversibleViTIsCutAndGoesOn) {
+  const Overrides vit = {"model.name=revvit",    "model.n_embd=16",    "model.n_layer=2",
+                         "model.n_head=1",       "model.patch_size=8", "model.resid_pdrop=0.1",
+                         "train.accumulation=2", "checkpoint.every=3", "checkpoint.keep=9"};
+  const Overrides stages = with(vit, {"mesh.stages=3", "engine.stages=[2, 2, 2]"});
+  const auto run = [&](const std::string& name, const Overrides& overrides, bool resume = false) {
+    const auto folder = folder_.path() / name;
+    testing::train_well(
+        {.toml = images(), .overrides = overrides, .folder = folder, .resume = resume});
+    return model_bytes(folder);
+  };
+  EXPECT_EQ(run("1f1b", with(stages, {"engine.name=1f1b"})), run("alone", vit));
+  const Overrides petra = with(stages, {"engine.name=petra"});
+  const std::string straight = run("petra", petra);
+  for (const auto& info : list_checkpoints(folder_.path() / "petra")) {
+    if (info.step > 3) std::filesystem::remove_all(info.folder);
+  }
+  EXPECT_EQ(run("petra", petra, /*resume=*/true), straight);
+}
+
 TEST_F(PipelineTest, ReplicasOfStagesAgreeByAnySync) {
   for (const std::string sync : {"ddp", "zero1", "acco", "dpu"}) {
     Overrides overrides = {"model.name=revgpt",    "mesh.stages=2",      "mesh.replicas=2",

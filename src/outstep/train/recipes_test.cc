@@ -68,6 +68,7 @@ KeysBySection keys_of_the_program() {
       "[model]\nname = \"mlp\"\n[data]\nname = \"tensors\"\npath = \"none\"\n",
       "[model]\nname = \"revnet\"\nwidth = 2\n[data]\nname = \"cifar10\"\npath = \"none\"\n"
       "[mesh]\nstages = 2\n[engine]\nname = \"petra\"\n",
+      "[model]\nname = \"revvit\"\nn_layer = 1\n[data]\nname = \"cifar10\"\npath = \"none\"\n",
       "[model]\nname = \"revgpt\"\nn_layer = 1\nn_head = 1\nn_embd = 8\n[data]\npath = \"none\"\n"
       "[engine]\nname = \"gpipe\"\n",
   };

@@ -62,7 +62,7 @@ TEST(Cut, BalancesTheModesOwnCosts) {
 }
 
 TEST(Cut, MeasuresEveryBlock) {
-  for (const auto& make : {testing::basic_revnet, testing::revgpt}) {
+  for (const auto& make : {testing::basic_revnet, testing::revgpt, testing::revvit}) {
     const auto model = make();
     const auto costs =
         measure_blocks(*model, model->example_input(4), model->example_target(4), {});

@@ -20,7 +20,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, Resumed, ::testing::ValuesIn(pipeline_mode_names
 
 // With everything in flight, without draining.
 TEST_P(Resumed, Spec8GoesOnBitForBit) {
-  for (const auto& make : {testing::basic_revnet, testing::revgpt}) {
+  for (const auto& make : {testing::basic_revnet, testing::revgpt, testing::revvit}) {
     for (const int64_t k : {1, 2}) {
       Setting setting{.make_model = make, .mode = GetParam(), .cut = {2, 2}, .accumulation = k};
       setting.cut.push_back(std::ssize(make()->blocks) - 4);

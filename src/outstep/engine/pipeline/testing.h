@@ -22,6 +22,7 @@
 #include "outstep/nn/coupling.h"
 #include "outstep/nn/revgpt.h"
 #include "outstep/nn/revnet.h"
+#include "outstep/nn/revvit.h"
 #include "outstep/optim/sgd.h"
 
 // What tests of pipelines share: small models, a world of stages that are threads of the test, and
@@ -61,6 +62,20 @@ inline std::unique_ptr<nn::Model> revgpt() {
                                                                 .resid_pdrop = 0.1,
                                                                 .attn_pdrop = 0.1,
                                                                 .tie_word_embeddings = false}});
+}
+
+// Likewise, of images: 4 tokens and that of the class.
+inline std::unique_ptr<nn::Model> revvit() {
+  return std::make_unique<nn::RevVit>(nn::RevVitOptions{.layers = {.n_embd = 32,
+                                                                   .n_layer = 2,
+                                                                   .n_head = 2,
+                                                                   .embd_pdrop = 0.1,
+                                                                   .resid_pdrop = 0.1,
+                                                                   .attn_pdrop = 0.1},
+                                                        .head = "concat",
+                                                        .pool = "token",
+                                                        .num_classes = kNumClasses,
+                                                        .image_size = 8});
 }
 
 // A run: which model, cut how, trained how.

@@ -11,6 +11,7 @@ namespace {
 using testing::basic_revnet;
 using testing::bottleneck_revnet;
 using testing::revgpt;
+using testing::revvit;
 using testing::Setting;
 using testing::TickSimulator;
 using testing::Trajectory;
@@ -50,6 +51,7 @@ std::vector<Case> cases() {
     cases.push_back(
         {mode + "_bottleneck", {.make_model = bottleneck_revnet, .mode = mode, .cut = {3, 2, 2}}});
     cases.push_back({mode + "_dropout", {.make_model = revgpt, .mode = mode, .cut = {2, 2, 2}}});
+    cases.push_back({mode + "_vit", {.make_model = revvit, .mode = mode, .cut = {1, 4, 1}}});
     cases.push_back({mode + "_fp64", {.mode = mode, .cut = {3, 4}, .precision = Precision::fp64}});
   }
   cases.push_back({"petra_k3", {.cut = {2, 2, 3}, .accumulation = 3, .steps = 4}});
@@ -109,7 +111,7 @@ std::vector<at::Tensor> exact_gradients(const Setting& setting, int stage) {
 }
 
 TEST(Pipeline, Spec1AtRestGradientsAreExact) {
-  for (const auto& make : {basic_revnet, bottleneck_revnet, revgpt}) {
+  for (const auto& make : {basic_revnet, bottleneck_revnet, revgpt, revvit}) {
     Setting setting{.make_model = make, .lr = 0, .precision = Precision::fp64};
     setting.cut.resize(make()->blocks.size());
     const Trajectory found = testing::train(setting);

@@ -10,7 +10,7 @@
 // up to kBlock: matrices in scratch have Tp rows, those beyond T zero. For a head, with q already
 // scaled:
 //
-//   S = q kᵀ        P = softmax of the rows of S, causal        O = P v
+//   S = q kᵀ        P = softmax of what its rows see        O = P v
 //   dV = Pᵀ dO      dP = dO vᵀ      dS = P ∘ (dP - rowsum(P ∘ dP))      dq = dS k      dk = dSᵀ q
 //
 // Queries are taken kBlock at a time, whose rows of S fit the second cache.
@@ -31,9 +31,13 @@ int64_t round_up(int64_t value, int64_t multiple) {
 
 struct Sizes {
   int64_t batch, length, heads, channels;  // B, T, H, D
+  bool is_causal;
   int64_t width() const { return heads * channels; }
   int64_t padded() const { return round_up(length, kBlock); }
   int64_t matrix() const { return padded() * channels; }  // floats in a [Tp, D]
+  // Columns of S that a block of queries has anything in, and that one query has.
+  int64_t columns_of_block(int64_t first) const { return is_causal ? first + kBlock : padded(); }
+  int64_t seen_by(int64_t query) const { return is_causal ? query + 1 : length; }
 };
 
 // Where one head's rows lie in a [B, T, columns] tensor.
@@ -145,12 +149,13 @@ struct Forward {
     pack(v, bias + 2 * width, 1, values, padded);
     transpose_matrix(keys, keys_t, padded, channels);
     for (int64_t first = 0; first < sizes.length; first += kBlock) {
-      const int64_t num_columns = first + kBlock;
+      const int64_t num_columns = sizes.columns_of_block(first);
       const int64_t num_rows = std::min(kBlock, sizes.length - first);
       small_gemm<level>({queries + first * channels, channels, 1}, keys_t, padded, scores, padded,
                         kBlock, num_columns, channels, /*adds=*/false);
       for (int64_t i = 0; i < num_rows; ++i) {
-        log_sums[first + i] = softmax_row(scores + i * padded, first + i + 1, num_columns);
+        log_sums[first + i] =
+            softmax_row(scores + i * padded, sizes.seen_by(first + i), num_columns);
       }
       small_gemm<level>({scores, padded, 1}, values, channels, mixed, channels, kBlock, channels,
                         num_columns,
@@ -193,7 +198,7 @@ struct Backward {
     transpose_matrix(values, values_t, padded, channels);
     std::memset(key_grads, 0, static_cast<size_t>(2 * size) * sizeof(float));  // and value_grads
     for (int64_t first = 0; first < sizes.length; first += kBlock) {
-      const int64_t num_columns = first + kBlock;
+      const int64_t num_columns = sizes.columns_of_block(first);
       const float* const block_queries = queries + first * channels;
       const float* const block_grads = grads + first * channels;
       small_gemm<level>({block_queries, channels, 1}, keys_t, padded, scores, padded, kBlock,
@@ -204,8 +209,8 @@ struct Backward {
       for (int64_t i = 0; i < kBlock; ++i) {
         const bool is_query = first + i < sizes.length;
         softmax_row_backward(scores + i * padded, score_grads + i * padded,
-                             is_query ? log_sums[first + i] : 0, is_query ? first + i + 1 : 0,
-                             num_columns);
+                             is_query ? log_sums[first + i] : 0,
+                             is_query ? sizes.seen_by(first + i) : 0, num_columns);
       }
       small_gemm<level>({score_grads, padded, 1}, keys, channels, query_grads + first * channels,
                         channels, kBlock, channels, num_columns, /*adds=*/false);
@@ -242,11 +247,11 @@ void for_heads(const Sizes& sizes, int64_t scratch_size,
   });
 }
 
-struct CausalAttention : torch::autograd::Function<CausalAttention> {
+struct FusedAttention : torch::autograd::Function<FusedAttention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, const at::Tensor& bias,
-                            int64_t num_heads) {
+                            int64_t num_heads, bool is_causal) {
     const int64_t width = qkv.size(2) / 3;
-    const Sizes s{qkv.size(0), qkv.size(1), num_heads, width / num_heads};
+    const Sizes s{qkv.size(0), qkv.size(1), num_heads, width / num_heads, is_causal};
     const at::Tensor out = at::empty({s.batch, s.length, width}, qkv.options());
     const at::Tensor log_sums = at::empty({s.batch, s.heads, s.length}, at::kFloat);
     with_type(qkv, [&]<typename T>(T*) {
@@ -264,6 +269,7 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
     });
     context->save_for_backward({qkv, bias, log_sums});
     context->saved_data["num_heads"] = num_heads;
+    context->saved_data["is_causal"] = is_causal;
     return out;
   }
 
@@ -271,7 +277,8 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
     const auto saved = context->get_saved_variables();
     const at::Tensor &qkv = saved[0], &bias = saved[1], &log_sums = saved[2];
     const int64_t width = qkv.size(2) / 3, num_heads = context->saved_data["num_heads"].toInt();
-    const Sizes s{qkv.size(0), qkv.size(1), num_heads, width / num_heads};
+    const Sizes s{qkv.size(0), qkv.size(1), num_heads, width / num_heads,
+                  context->saved_data["is_causal"].toBool()};
     const at::Tensor grad_out = grads[0].to(qkv.scalar_type()).contiguous();
     const at::Tensor grad_qkv = at::empty_like(qkv),
                      sums = at::zeros({s.batch, 3 * width}, at::kFloat);
@@ -291,45 +298,50 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
                 total + example * 3 * width + head * s.channels, s, scratch);
           });
     });
-    return {grad_qkv, sums.sum(0), {}};
+    return {grad_qkv, sums.sum(0), {}, {}};
   }
 };
 
 }  // namespace
 
-at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads) {
-  const bool fits = qkv.size(2) / 3 / num_heads % kLanes == 0 && bias.scalar_type() == at::kFloat;
-  if (!fits || !can_fuse({qkv, bias})) return causal_attention_plain(qkv, bias, num_heads);
-  return CausalAttention::apply(qkv, bias, num_heads);
+at::Tensor attention(const at::Tensor& qkv, const at::Tensor& bias, AttentionKind kind) {
+  const bool fits =
+      qkv.size(2) / 3 / kind.num_heads % kLanes == 0 && bias.scalar_type() == at::kFloat;
+  if (!fits || !can_fuse({qkv, bias})) return attention_plain(qkv, bias, kind);
+  return FusedAttention::apply(qkv, bias, kind.num_heads, kind.is_causal);
 }
 
-at::Tensor causal_attention_plain(const at::Tensor& qkv, const at::Tensor& bias,
-                                  int64_t num_heads) {
-  const Heads heads = split_heads(qkv, bias, num_heads);
+at::Tensor attention_plain(const at::Tensor& qkv, const at::Tensor& bias, AttentionKind kind) {
+  const Heads heads = split_heads(qkv, bias, kind);
   if (is_differentiating_forward()) return join_heads(attention_by_parts(heads));
   return join_heads(at::scaled_dot_product_attention(heads.queries, heads.keys, heads.values, {},
-                                                     0.0, /*is_causal=*/true));
+                                                     0.0, heads.is_causal));
 }
 
-Heads split_heads(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads) {
+Heads split_heads(const at::Tensor& qkv, const at::Tensor& bias, AttentionKind kind) {
   const int64_t width = qkv.size(2) / 3;
-  const at::Tensor parts = qkv.add(bias.to(qkv.scalar_type()))
-                               .view({qkv.size(0), qkv.size(1), 3, num_heads, width / num_heads});
+  const at::Tensor parts =
+      qkv.add(bias.to(qkv.scalar_type()))
+          .view({qkv.size(0), qkv.size(1), 3, kind.num_heads, width / kind.num_heads});
   const std::vector<at::Tensor> heads = parts.permute({2, 0, 3, 1, 4}).unbind(0);
-  return {heads[0], heads[1], heads[2]};
+  return {heads[0], heads[1], heads[2], kind.is_causal};
 }
 
 at::Tensor join_heads(const at::Tensor& heads) { return heads.transpose(1, 2).flatten(2); }
 
 at::Tensor attention_by_parts(const Heads& heads,
                               const std::function<at::Tensor(const at::Tensor&)>& on_weights) {
-  const auto& [queries, keys, values] = heads;
+  const auto& [queries, keys, values, is_causal] = heads;
   const int64_t length = queries.size(-2);
   const double scale = 1 / std::sqrt(static_cast<double>(queries.size(-1)));
-  const at::Tensor future = at::ones({length, length}, queries.options().dtype(at::kBool)).triu(1);
   at::Tensor scores = at::matmul(queries.mul(scale), keys.transpose(-2, -1));  // [B, H, T, T]
   if (scores.scalar_type() != at::kDouble) scores = scores.to(at::kFloat);
-  at::Tensor weights = scores.masked_fill(future, -INFINITY).softmax(-1);
+  if (is_causal) {
+    const at::Tensor future =
+        at::ones({length, length}, queries.options().dtype(at::kBool)).triu(1);
+    scores = scores.masked_fill(future, -INFINITY);
+  }
+  at::Tensor weights = scores.softmax(-1);
   if (on_weights) weights = on_weights(weights);
   return at::matmul(weights.to(values.dtype()), values);
 }

@@ -6,7 +6,12 @@
 
 namespace outstep::nn::kernels {
 
-// Attention of each token over itself and those before it, scaled by 1/sqrt(head size).
+struct AttentionKind {
+  int64_t num_heads = 1;
+  bool is_causal = true;  // whether a token sees only itself and those before it
+};
+
+// Attention of each token over those it sees, scaled by 1/sqrt(head size).
 //
 //   qkv     [B, T, 3C]  queries, keys and values side by side, float32 or bfloat16
 //   bias    [3C]        added to qkv first; float32
@@ -15,14 +20,15 @@ namespace outstep::nn::kernels {
 // The fused form reads qkv where it lies, computes in float32, skips what the causal mask hides,
 // and keeps beside its inputs one number a query for backward. One thread does a head, so its bits
 // do not depend on how many there are.
-at::Tensor causal_attention(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
-at::Tensor causal_attention_plain(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
+at::Tensor attention(const at::Tensor& qkv, const at::Tensor& bias, AttentionKind kind);
+at::Tensor attention_plain(const at::Tensor& qkv, const at::Tensor& bias, AttentionKind kind);
 
 // For what the fused form cannot do: the parts of attention one by one.
 struct Heads {
   at::Tensor queries, keys, values;  // [B, H, T, D]
+  bool is_causal = true;
 };
-Heads split_heads(const at::Tensor& qkv, const at::Tensor& bias, int64_t num_heads);
+Heads split_heads(const at::Tensor& qkv, const at::Tensor& bias, AttentionKind kind);
 at::Tensor join_heads(const at::Tensor& heads);  // [B, H, T, D] to [B, T, C]
 
 // Product, mask, softmax, product: operators that know forward-mode differentiation, where ATen's

@@ -139,4 +139,16 @@ at::Tensor cross_entropy_plain(const at::Tensor& logits, const at::Tensor& class
                                 smoothing);
 }
 
+at::Tensor soft_cross_entropy(const at::Tensor& logits, const at::Tensor& probabilities,
+                              double smoothing) {
+  const at::Tensor x = logits.scalar_type() == at::kBFloat16 ? logits.to(at::kFloat) : logits;
+  check(probabilities.dim() == 2 && probabilities.size(0) == x.size(0) &&
+            probabilities.size(1) <= x.size(1),
+        "probabilities of no other classes than there are logits");
+  const at::Tensor log_p = x.log_softmax(1);  // [N, K]
+  const at::Tensor known = log_p.narrow(1, 0, probabilities.size(1));
+  const at::Tensor given = probabilities.to(x.scalar_type()).mul(known).sum(1);  // [N]
+  return given.mul(smoothing - 1).sub(log_p.mean(1), smoothing).mean();
+}
+
 }  // namespace outstep::nn::kernels

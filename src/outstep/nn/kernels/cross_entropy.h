@@ -11,4 +11,9 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& classes, do
 at::Tensor cross_entropy_plain(const at::Tensor& logits, const at::Tensor& classes,
                                double smoothing);
 
+// The same of probabilities of classes [N, K'] in place of a class, with K' <= K: classes beyond
+// have none.
+at::Tensor soft_cross_entropy(const at::Tensor& logits, const at::Tensor& probabilities,
+                              double smoothing);
+
 }  // namespace outstep::nn::kernels

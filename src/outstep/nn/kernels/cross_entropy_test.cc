@@ -49,6 +49,55 @@ TEST(CrossEntropy, LetsNaNsSurvive) {
   }
 }
 
+// Of two classes a row it is the weighted sum of their losses, and torch's own of probabilities.
+TEST(CrossEntropy, OfProbabilitiesIsTheWeightedSum) {
+  constexpr double kShare = 0.3;
+  const at::Tensor first = at::arange(70, at::kLong).remainder(10), second = first.flip(0);
+  const at::Tensor mixed = kShare * at::one_hot(first, 10).to(at::kDouble) +
+                           (1 - kShare) * at::one_hot(second, 10).to(at::kDouble);
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (const double smoothing : {0.0, 0.1}) {
+      const auto soft = [&](const at::Tensor& x) {
+        return soft_cross_entropy(x, mixed, smoothing);
+      };
+      const auto summed = [&](const at::Tensor& x) {
+        return kShare * cross_entropy_plain(x, first, smoothing) +
+               (1 - kShare) * cross_entropy_plain(x, second, smoothing);
+      };
+      const auto torchs = [&](const at::Tensor& x) {
+        const at::Tensor wide = x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x;
+        return at::cross_entropy_loss(wide, mixed.to(wide.scalar_type()), {}, at::Reduction::Mean,
+                                      -100, smoothing);
+      };
+      const auto loss_and_gradient = [&](const auto& form) {
+        const at::Tensor x = random_tensor({70, 10}, 1, 0, 2).to(type).requires_grad_();
+        const at::Tensor loss = form(x);
+        loss.backward();
+        return std::pair(loss.detach().to(at::kDouble), x.grad().to(at::kDouble));
+      };
+      const auto [loss, gradient] = loss_and_gradient(soft);
+      const double tolerance = type == at::kDouble ? 1e-14 : type == at::kFloat ? 1e-6 : 1e-2;
+      for (const auto& [expected, expected_gradient] :
+           {loss_and_gradient(summed), loss_and_gradient(torchs)}) {
+        EXPECT_NEAR(loss.item<double>() / expected.item<double>(), 1, std::min(tolerance, 1e-6));
+        EXPECT_LT(relative_difference(gradient, expected_gradient), tolerance);
+      }
+    }
+  }
+}
+
+// A model may know more classes than the data has.
+TEST(CrossEntropy, ProbabilitiesMayBeOfFewerClasses) {
+  const at::Tensor logits = random_tensor({6, 9}, 1),
+                   classes = at::tensor({0, 1, 2, 3, 0, 1}, at::kLong);
+  const at::Tensor probabilities = at::one_hot(classes, 4).to(at::kDouble);
+  for (const double smoothing : {0.0, 0.1}) {
+    EXPECT_NEAR(soft_cross_entropy(logits, probabilities, smoothing).item<double>(),
+                cross_entropy(logits, classes, smoothing).item<double>(), 1e-6);
+  }
+  EXPECT_THROW(soft_cross_entropy(logits, at::ones({6, 10}), 0), InternalError);
+}
+
 TEST(CrossEntropy, DifferentiatesForwards) {
   const at::Tensor targets = at::arange(70, at::kLong).remainder(10);
   expect_jvp(with(cross_entropy, 0.1), {random_tensor({70, 10}, 1), targets});
