@@ -58,8 +58,8 @@ class Stage : public io::Stateful {
   Returned backward(int64_t micro_batch, const Returned& returned,
                     const std::function<void(size_t block)>& on_block_done = {});
 
-  // Without keeping anything, running statistics as they are.
-  nn::Streams evaluate(const nn::Streams& input);
+  // Without keeping anything.
+  nn::Streams predict(const nn::Streams& input, nn::ForwardContext context);
 
   int64_t num_kept() const;  // micro-batches
   // Updates between the two passes of the micro-batch that went back last.
