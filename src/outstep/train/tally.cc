@@ -58,8 +58,10 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   stage_idle_seconds_ += record.engine.idle_seconds;
   kept_bytes_ = std::max(kept_bytes_, record.engine.kept_bytes);
   is_stage_ = is_stage_ || record.engine.is_stage;
-  communication_seconds_ += report.communication_seconds;
-  idle_seconds_ += report.idle_seconds;
+  communication_seconds_ += report.communication_seconds + record.mix.communication_seconds;
+  idle_seconds_ += report.idle_seconds + record.mix.idle_seconds;
+  mix_bytes_sent_ += record.mix.bytes_sent;
+  mixed_fractions_ += record.mixed_fraction;
   last_lr_ = report.lr;
   last_grad_norm_ = report.grad_norm;
   estimate_shares_ += report.estimate_share;
@@ -102,6 +104,10 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
     line["micro_batches_per_commit"] =
         ratio(static_cast<double>(all_.micro_batches), static_cast<double>(num_steps_));
     line["estimate_share"] = ratio(estimate_shares_, static_cast<double>(num_steps_));
+  }
+  if (mix_bytes_sent_ > 0) {
+    line["mix/bytes_sent"] = mix_bytes_sent_;
+    line["mix/moved_fraction"] = ratio(mixed_fractions_, static_cast<double>(num_steps_));
   }
   if (is_stage_) {
     line["stage/idle_seconds"] = stage_idle_seconds_;
