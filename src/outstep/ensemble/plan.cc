@@ -1,5 +1,7 @@
 #include "outstep/ensemble/plan.h"
 
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -11,6 +13,11 @@
 
 namespace outstep::ensemble {
 namespace {
+
+// 1 / (2 k + 1).
+constexpr std::array<double, 11> kReciprocals = {
+    1.0,      1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9, 1.0 / 11,
+    1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21};  // |s| < 0.172: the next term is below 2^-56
 
 constexpr int kLayerBits = 16;  // of a stream; the step has the others
 
@@ -29,10 +36,10 @@ double log_of_complement(double p) {
 }
 
 // How many elements are passed over before the next that is taken: geometric, by inversion. U lies
-// in (0, 1], so that ln U is finite.
-double skip(CounterRng& rng, double log_complement) {
+// in (0, 1], so that ln U is finite. scale: 1 / ln(1 - p).
+double skip(CounterRng& rng, double scale) {
   const double uniform = static_cast<double>((rng.next_u64() >> 11) + 1) * 0x1p-53;
-  return std::floor(portable_log(uniform) / log_complement);
+  return std::floor(portable_log(uniform) * scale);
 }
 
 // Fisher and Yates's shuffle. One random number serves as many of its draws as fit: it is read as
@@ -77,8 +84,8 @@ void take(Plan& plan, int64_t position, CounterRng& rng, bool is_cyclic) {
 void plan_layer(Plan& plan, const Layer& layer, double p, const PlanOptions& options) {
   CounterRng rng = rng_of(options, layer.number);
   const bool takes_all = p >= 1;
-  const double log_complement = takes_all ? 0 : log_of_complement(p);
-  const auto next_skip = [&] { return takes_all ? 0 : skip(rng, log_complement); };
+  const double scale = takes_all ? 0 : 1 / log_of_complement(p);
+  const auto next_skip = [&] { return takes_all ? 0 : skip(rng, scale); };
   const auto size = static_cast<double>(layer.size());
   auto piece = layer.pieces.begin();
   int64_t before = 0;  // elements in pieces before this one
@@ -101,9 +108,11 @@ uint64_t hash_of(const std::vector<T>& values, uint64_t seed) {
 double portable_log(double x) {
   constexpr double kLn2 = 0.693147180559945309417;
   constexpr double kSqrtHalf = 0.707106781186547524401;
-  constexpr int kTerms = 11;  // |s| < 0.172: the next one is below 2^-56
-  int exponent = 0;
-  double m = std::frexp(x, &exponent);
+  constexpr uint64_t kExponentBits = 0x7FFULL << 52, kExponentOfHalf = 1022ULL << 52;
+  // x = m 2^exponent, m in [1/2, 1), then in [√½, √2).
+  const auto bits = std::bit_cast<uint64_t>(x);
+  int exponent = static_cast<int>(bits >> 52) - 1022;
+  double m = std::bit_cast<double>((bits & ~kExponentBits) | kExponentOfHalf);
   if (m < kSqrtHalf) {
     m *= 2;
     --exponent;
@@ -111,7 +120,7 @@ double portable_log(double x) {
   const double s = (m - 1) / (m + 1);
   const double z = s * s;
   double sum = 0;
-  for (int k = kTerms - 1; k >= 0; --k) sum = sum * z + 1.0 / (2 * k + 1);
+  for (size_t k = kReciprocals.size(); k-- > 0;) sum = sum * z + kReciprocals[k];
   return exponent * kLn2 + 2 * s * sum;
 }
 
