@@ -118,7 +118,12 @@ class WatchedEngine : public method::GradientEngine {
   void load(io::StateReader& reader) override { inner_->load(reader); }
 
   method::Contribution drain() override { return inner_->drain(); }
-  method::Evaluation evaluate(const data::Batch& batch) override { return inner_->evaluate(batch); }
+  at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) override {
+    return inner_->predict(batch, context);
+  }
+  method::Evaluation score(const at::Tensor& logits, const data::Batch& batch) override {
+    return inner_->score(logits, batch);
+  }
   void on_range_ready(method::RangeCallback callback) override {
     inner_->on_range_ready(std::move(callback));
   }

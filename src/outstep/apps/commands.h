@@ -10,6 +10,7 @@ namespace outstep::apps {
 void add_train(Invocation& invocation);
 void add_resume(Invocation& invocation);
 void add_eval(Invocation& invocation);
+void add_soup(Invocation& invocation);
 void add_sample(Invocation& invocation);
 void add_export(Invocation& invocation);
 void add_plan(Invocation& invocation);

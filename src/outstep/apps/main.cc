@@ -44,8 +44,8 @@ int run(int argc, char** argv) {
   memory::install();
   at::set_num_interop_threads(1);
   Invocation invocation({argv + 1, argv + argc});
-  for (const auto add : {add_train, add_resume, add_eval, add_sample, add_export, add_plan,
-                         add_launch, add_data, add_inspect, add_bench}) {
+  for (const auto add : {add_train, add_resume, add_eval, add_sample, add_export, add_soup,
+                         add_plan, add_launch, add_data, add_inspect, add_bench}) {
     add(invocation);
   }
   try {

@@ -90,6 +90,21 @@ std::string pipeline_text(const train::PipelinePlan& plan, int64_t accumulation)
   return text;
 }
 
+// What ways of mixing the members send.
+std::string mixing_text(const train::Plan& plan) {
+  if (plan.mixings.empty()) return "";
+  Table table{.header = {"ensemble", "sent by a rank and step"}, .rows = {}};
+  for (const auto& mixing : plan.mixings) {
+    table.rows.push_back({mixing.name + (mixing.is_recipes ? " (this recipe)" : ""),
+                          human_bytes(std::llround(mixing.bytes_per_step))});
+    if (!plan.link_bits_per_second) continue;
+    table.rows.back().push_back(
+        human_seconds(mixing.bytes_per_step * 8 / *plan.link_bits_per_second));
+  }
+  if (plan.link_bits_per_second) table.header.emplace_back("on the link");
+  return "\n" + table.text();
+}
+
 std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {
   Table memory{.header = {"memory of a rank", "bytes"}, .rows = {}};
   const auto row = [&](const std::string& what, int64_t bytes) {
@@ -104,7 +119,8 @@ std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool
   if (plan.pipeline) {
     return fmt::format("{}  {} parameters · {}\n{}\nof stage 0:\n{}{}", plan.model,
                        with_commas(plan.num_parameters), recipe.mesh.describe(), data_text(plan),
-                       memory.text(), pipeline_text(*plan.pipeline, recipe.train.accumulation));
+                       memory.text(), pipeline_text(*plan.pipeline, recipe.train.accumulation)) +
+           mixing_text(plan);
   }
 
   Table step{.header = {"a step", ""}, .rows = {}};
@@ -121,7 +137,8 @@ std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool
   }
   return fmt::format("{}  {} parameters · {}\n{}\n{}\n{}{}", plan.model,
                      with_commas(plan.num_parameters), recipe.mesh.describe(), data_text(plan),
-                     memory.text(), step.text(), comparison_text(plan));
+                     memory.text(), step.text(), comparison_text(plan)) +
+         mixing_text(plan);
 }
 
 int run(const Flags& flags, const Invocation& invocation) {

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "outstep/apps/places.h"
+#include "outstep/apps/table.h"
 #include "outstep/base/text.h"
+#include "outstep/train/evaluation.h"
 
 namespace outstep::apps {
 namespace {
@@ -25,8 +28,9 @@ const char* shape_name(optim::Schedule::Shape shape) {
   return "";
 }
 
-std::string traffic_text(const method::Synchronizer& sync) {
-  const int64_t sent = sync.planned_traffic().bytes_sent;
+std::string traffic_text(const train::Assembly& assembly) {
+  int64_t sent = assembly.sync->planned_traffic().bytes_sent;
+  if (assembly.mixer) sent += std::llround(assembly.mixer->planned_bytes_per_step());
   return sent > 0 ? fmt::format("sends {} a step", human_bytes(sent)) : "sends nothing";
 }
 
@@ -46,9 +50,41 @@ std::string result_text(const train::Assembly& assembly, const train::Summary& s
   return text;
 }
 
+// What the members are worth alone, together and as one model.
+std::string population_text(const train::Population& population) {
+  if (population.ensemble.units == 0) return "";
+  Table table{.header = {"", "validation loss"}, .rows = {}};
+  if (population.has_classes) table.header.emplace_back("accuracy");
+  const auto row = [&](const std::string& what, const std::string& loss,
+                       const std::string& accuracy) {
+    table.rows.push_back({what, loss});
+    if (population.has_classes) table.rows.back().push_back(accuracy);
+  };
+  const auto one = [&](const std::string& what, const method::Evaluation& evaluation) {
+    row(what, fmt::format("{:.4f}", evaluation.loss()),
+        fmt::format("{:.2f} %", 100 * evaluation.accuracy()));
+  };
+  const auto [lowest_loss, highest_loss] =
+      std::ranges::minmax(population.members, {}, &method::Evaluation::loss);
+  const auto [lowest, highest] =
+      std::ranges::minmax(population.members, {}, &method::Evaluation::accuracy);
+  const std::string count = std::to_string(population.members.size());
+  row(count + " members, mean", fmt::format("{:.4f}", train::mean_loss(population.members)),
+      fmt::format("{:.2f} %", 100 * train::mean_accuracy(population.members)));
+  row("  worst, best", fmt::format("{:.4f}, {:.4f}", highest_loss.loss(), lowest_loss.loss()),
+      fmt::format("{:.2f}, {:.2f} %", 100 * lowest.accuracy(), 100 * highest.accuracy()));
+  one("ensemble of their logits", population.ensemble);
+  one("average of their weights", population.average);
+  one(fmt::format("greedy soup of {}", fmt::join(population.greedy_members, ", ")),
+      population.greedy);
+  return fmt::format("{}members are {:.3g} of the average's norm away from it\n", table.text(),
+                     population.relative_distance);
+}
+
 std::string next_command(const train::Assembly& assembly, const train::Summary& summary) {
   const std::string run = summary.run.string();
   if (!summary.finished) return fmt::format("{} resume {}", program_as_typed(), run);
+  if (summary.population) return fmt::format("{} eval {}", program_as_typed(), run);
   if (assembly.data.tokenizer) {
     return fmt::format("{} sample {} --prompt \"ROMEO:\"", program_as_typed(), run);
   }
@@ -80,7 +116,7 @@ std::string start_text(train::Recipe& recipe, const train::Assembly& assembly) {
   text +=
       fmt::format("data   {} · {}\n", assembly.data.train->describe(), assembly.data.path.string());
   text += fmt::format("per rank: {} parameters, gradients, optimizer and buffers · {}",
-                      human_bytes(state_bytes), traffic_text(*assembly.sync));
+                      human_bytes(state_bytes), traffic_text(assembly));
   return text;
 }
 
@@ -92,15 +128,19 @@ std::string steps_text(const train::Summary& summary) {
 }
 
 std::string end_text(const train::Assembly& assembly, const train::Summary& summary) {
-  std::string text = fmt::format("{} after {}, {} ({} {}/s)\n", result_text(assembly, summary),
-                                 steps_text(summary), human_seconds(summary.train_seconds),
-                                 with_commas(std::llround(summary.units_per_second)), summary.unit);
+  std::string text = summary.population ? population_text(*summary.population) : "";
+  text += fmt::format("{} after {}, {} ({} {}/s)\n", result_text(assembly, summary),
+                      steps_text(summary), human_seconds(summary.train_seconds),
+                      with_commas(std::llround(summary.units_per_second)), summary.unit);
   text += fmt::format("memory {} of tensors at most", human_bytes(summary.peak_memory_bytes));
   if (summary.bytes_sent > 0) {
     text += fmt::format(" · sent {} · {:.0f} % of it behind computing",
                         human_bytes(summary.bytes_sent), 100 * summary.overlap_fraction);
   }
   const std::string run = summary.run.string();
+  if (summary.population) {
+    text += fmt::format("\naverage {}", summary.population->average_folder.string());
+  }
   text += fmt::format("\nrun    {}    tensorboard --logdir {}\nnext   {}", run, run,
                       next_command(assembly, summary));
   return text;

@@ -9,6 +9,7 @@
 #include "outstep/nn/hugging_face.h"
 #include "outstep/train/checkpoint.h"
 #include "outstep/train/manifest.h"
+#include "outstep/train/population.h"
 #include "outstep/train/run_folder.h"
 
 namespace outstep::apps {
@@ -43,13 +44,51 @@ std::string tokenizer_name(const StoredModel& stored, int64_t vocab_size) {
                     stored.folder.string());
 }
 
+// A checkpoint of one model; of a population there is no telling which is meant.
+fs::path only_model_in(const fs::path& checkpoint) {
+  const auto manifest = train::Manifest::read_complete(checkpoint);
+  if (manifest.mesh.members == 1) return checkpoint;
+  throw DataError("{} holds the models of {} members; name one of them, as {}", checkpoint.string(),
+                  manifest.mesh.members,
+                  train::member_folder(checkpoint, manifest.mesh.members, 0).string());
+}
+
+// Every file of a checkpoint, or of one member's part of it.
+void verify(const fs::path& folder) {
+  if (fs::exists(folder / "manifest.json")) {
+    train::Manifest::read_complete(folder).verify(folder);
+    return;
+  }
+  const fs::path parent = folder.parent_path();
+  if (!folder.filename().string().starts_with("member-") || !fs::exists(parent / "manifest.json")) {
+    return;
+  }
+  train::Manifest of_member = train::Manifest::read_complete(parent);
+  std::erase_if(of_member.files, [&](const train::Manifest::File& file) {
+    return fs::path(file.name).parent_path() != folder.filename();
+  });
+  of_member.verify(parent);
+}
+
 }  // namespace
 
-fs::path find_stored_model(const fs::path& named) {
-  if (train::folder_kind(named) != train::FolderKind::run) return named;
+std::optional<fs::path> recipe_of(const fs::path& folder) {
+  const bool is_member = folder.filename().string().starts_with("member-") &&
+                         fs::exists(folder.parent_path() / "manifest.json");
+  const fs::path recipe = (is_member ? folder.parent_path() : folder) / "recipe.toml";
+  return fs::exists(recipe) ? std::optional(recipe) : std::nullopt;
+}
+
+fs::path find_stored_model(const fs::path& name) {
+  const fs::path named = name.filename().empty() ? name.parent_path() : name;  // "folder/"
+  const train::FolderKind kind = train::folder_kind(named);
+  if (kind == train::FolderKind::model) return named;
+  if (kind == train::FolderKind::checkpoint) return only_model_in(named);
+  const fs::path average = train::average_folder(named);
+  if (fs::exists(average / "model.safetensors")) return average;
   const auto checkpoints = train::list_checkpoints(named);
   if (checkpoints.empty()) throw DataError("{} has no complete checkpoint yet", named.string());
-  return checkpoints.back().folder;
+  return only_model_in(checkpoints.back().folder);
 }
 
 StoredModel open_stored_model(const fs::path& named) {
@@ -57,10 +96,8 @@ StoredModel open_stored_model(const fs::path& named) {
                      .recipe = std::nullopt,
                      .model = nullptr,
                      .params = nullptr};
-  if (fs::exists(stored.folder / "manifest.json")) {
-    train::Manifest::read_complete(stored.folder).verify(stored.folder);
-  }
-  if (fs::exists(stored.folder / "recipe.toml")) stored.recipe = stored.folder / "recipe.toml";
+  verify(stored.folder);
+  stored.recipe = recipe_of(stored.folder);
   stored.model = nn::read_model(stored.folder);
   stored.params = std::make_unique<nn::FlatParams>(*stored.model, /*seed=*/0);
   nn::load_folder(stored.folder, *stored.model, *stored.params);

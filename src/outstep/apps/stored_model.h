@@ -10,8 +10,8 @@
 #include "outstep/nn/flat_params.h"
 #include "outstep/nn/model.h"
 
-// A trained model as a person names it: a run (its newest checkpoint), a checkpoint, or a folder in
-// Hugging Face's form.
+// A trained model as a person names it: a run (its newest checkpoint; of a population the average
+// of its members), a checkpoint, a member's folder in it, or a folder in Hugging Face's form.
 
 namespace outstep::apps {
 
@@ -26,6 +26,10 @@ struct StoredModel {
 std::filesystem::path find_stored_model(const std::filesystem::path& named);
 // Checks every file of a checkpoint before anything of it is used: DataError names the altered one.
 StoredModel open_stored_model(const std::filesystem::path& named);
+
+// The recipe that the model in a folder was trained with, if it is there; that of a member of a
+// population lies with the checkpoint.
+std::optional<std::filesystem::path> recipe_of(const std::filesystem::path& folder);
 
 // What turns text into the model's tokens. wanted ("bytes", "gpt2", a folder) wins; else the
 // recipe's, if it trained on text; else a vocabulary in the folder; else what the number of tokens

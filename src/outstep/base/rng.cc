@@ -102,11 +102,12 @@ uint64_t CounterRng::next_u64() {
 
 uint64_t CounterRng::below(uint64_t bound) {
   check(bound > 0, "below needs a positive bound");
-  // Lemire's multiply-and-reject: unbiased, and almost never a second draw.
-  const uint64_t threshold = (0 - bound) % bound;
+  // Lemire's multiply-and-reject: unbiased, almost never a second draw, and almost never a
+  // division.
   while (true) {
     const auto product = static_cast<unsigned __int128>(next_u64()) * bound;
-    if (static_cast<uint64_t>(product) >= threshold) return static_cast<uint64_t>(product >> 64);
+    const auto low = static_cast<uint64_t>(product);
+    if (low >= bound || low >= (0 - bound) % bound) return static_cast<uint64_t>(product >> 64);
   }
 }
 

@@ -64,6 +64,22 @@ void send_in_segments(Group& group, const at::Tensor& vector, int peer, const Se
   }
 }
 
+// A vector's parts, one a rank, one behind the other.
+std::vector<at::Tensor> parts_of(const at::Tensor& vector, const std::vector<int64_t>& sizes,
+                                 int num_ranks) {
+  check(std::ssize(sizes) == num_ranks, "all_to_all has a part for each rank");
+  const at::Tensor values = flat(vector);
+  std::vector<at::Tensor> parts;
+  int64_t begin = 0;
+  for (const int64_t size : sizes) {
+    check(size >= 0 && begin + size <= values.numel(), "all_to_all's parts lie in its vector");
+    parts.push_back(values.narrow(0, begin, size));
+    begin += size;
+  }
+  check(begin == values.numel(), "all_to_all's parts are all of its vector");
+  return parts;
+}
+
 void gather_exact(Group& group, const at::Tensor& output, const Shards& shards,
                   const CallOptions& options, const Cut& cut) {
   const Segments segments = segments_for(cut, output.scalar_type(), group.size() - 1);
@@ -228,26 +244,36 @@ void all_reduce(Group& group, at::Tensor tensor, CallOptions options, Wire wire,
 }
 
 void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, CallOptions options) {
-  options = options_for(Kind::all_to_all, "all_to_all", options);
   check(input.size(0) == group.size() && output.size(0) == group.size(),
         "all_to_all has a row for each rank");
-  check(input.nbytes() == output.nbytes(), "all_to_all keeps the size");
-  if (group.size() == 1) return copy_alone(input, output, Wire::exact);
-  const at::Tensor from = flat(input);
-  const at::Tensor to = flat(output);
-  const int64_t row = from.numel() / group.size();
-  check(to.numel() == row * group.size(), "all_to_all keeps the dtype and the size");
-  const Segments segments = segments_for({}, from.scalar_type(), group.size() - 1);
+  check(input.numel() == output.numel(), "all_to_all keeps the size");
+  const std::vector<int64_t> rows(static_cast<size_t>(group.size()), input.numel() / group.size());
+  all_to_all(group, input, std::move(output), {.sent = rows, .received = rows}, options);
+}
+
+void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, const Splits& splits,
+                CallOptions options) {
+  options = options_for(Kind::all_to_all, "all_to_all", options);
+  check(input.scalar_type() == output.scalar_type(), "all_to_all keeps the dtype");
+  const std::vector<at::Tensor> outgoing = parts_of(input, splits.sent, group.size());
+  const std::vector<at::Tensor> incoming = parts_of(output, splits.received, group.size());
+  const auto own = static_cast<size_t>(group.rank());
+  check(outgoing[own].numel() == incoming[own].numel(),
+        "what a rank sends to itself is what it receives");
   std::vector<Work> works;
-  for (int distance = 1; distance < group.size(); ++distance) {
-    const int peer = peer_before(group, distance);
-    receive_in_segments(group, to.narrow(0, peer * row, row), peer, segments, options, works);
+  if (group.size() > 1) {
+    const Segments segments = segments_for({}, input.scalar_type(), group.size() - 1);
+    for (int distance = 1; distance < group.size(); ++distance) {
+      const int peer = peer_before(group, distance);
+      receive_in_segments(group, incoming[static_cast<size_t>(peer)], peer, segments, options,
+                          works);
+    }
+    for (int distance = 1; distance < group.size(); ++distance) {
+      const int peer = peer_after(group, distance);
+      send_in_segments(group, outgoing[static_cast<size_t>(peer)], peer, segments, options, works);
+    }
   }
-  for (int distance = 1; distance < group.size(); ++distance) {
-    const int peer = peer_after(group, distance);
-    send_in_segments(group, from.narrow(0, peer * row, row), peer, segments, options, works);
-  }
-  copy_bytes(to.narrow(0, group.rank() * row, row), from.narrow(0, group.rank() * row, row));
+  copy_bytes(incoming[own], outgoing[own]);
   for (Work& work : works) work.wait();
 }
 

@@ -41,6 +41,8 @@ void reduce_scatter(Group& group, const at::Tensor& input, at::Tensor output, co
 void all_gather(Group& group, const at::Tensor& input, at::Tensor output, const Shards& shards,
                 CallOptions options, Wire wire, const Cut& cut = {});
 void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, CallOptions options);
+void all_to_all(Group& group, const at::Tensor& input, at::Tensor output, const Splits& splits,
+                CallOptions options);
 void broadcast(Group& group, at::Tensor tensor, int root, CallOptions options, const Cut& cut = {});
 void barrier(Group& group, CallOptions options);
 

@@ -164,6 +164,40 @@ TEST_P(Collectives, AllToAllTransposes) {
   });
 }
 
+// Rank a sends (a + 2 b) mod 4 elements to rank b, and nothing at all where that is 0.
+TEST_P(Collectives, AllToAllOfUnevenParts) {
+  const int size = GetParam().size;
+  const auto count = [](int from, int to) { return int64_t{(from + 2 * to) % 4}; };
+  const auto sum_before = [&](int rank, const auto& of) {
+    int64_t sum = 0;
+    for (int peer = 0; peer < rank; ++peer) sum += of(peer);
+    return sum;
+  };
+  run([&](Group& group) {
+    Splits splits;
+    for (int peer = 0; peer < size; ++peer) {
+      splits.sent.push_back(count(group.rank(), peer));
+      splits.received.push_back(count(peer, group.rank()));
+    }
+    const auto sent_by = [&](int rank) {
+      return sum_before(size, [&](int to) { return count(rank, to); });
+    };
+    const auto received_from = [&](int from) { return count(from, group.rank()); };
+    const at::Tensor input = values_of(group.rank(), sent_by(group.rank()), at::kFloat);
+    const at::Tensor output = at::empty({sum_before(size, received_from)});
+    const int64_t before = group.bytes_sent();
+    group.all_to_all(input, output, splits);
+    EXPECT_EQ(group.bytes_sent() - before, 4 * (input.numel() - count(group.rank(), group.rank())));
+    for (int peer = 0; peer < size; ++peer) {
+      const at::Tensor theirs = values_of(peer, sent_by(peer), at::kFloat);
+      const int64_t begin = sum_before(group.rank(), [&](int to) { return count(peer, to); });
+      const int64_t length = count(peer, group.rank());
+      EXPECT_TRUE(same_bits(output.narrow(0, sum_before(peer, received_from), length),
+                            theirs.narrow(0, begin, length).clone()));
+    }
+  });
+}
+
 TEST_P(Collectives, BarrierWaitsForAll) {
   std::atomic<int> num_arrived{0};
   run([&](Group& group) {

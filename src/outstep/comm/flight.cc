@@ -243,6 +243,12 @@ void Recorded::all_to_all(const at::Tensor& input, at::Tensor output, CallOption
          [&](const CallOptions& call) { inner().all_to_all(input, output, call); });
 }
 
+void Recorded::all_to_all(const at::Tensor& input, at::Tensor output, const Splits& splits,
+                          CallOptions options) {
+  record("all_to_all", input.nbytes(), options,
+         [&](const CallOptions& call) { inner().all_to_all(input, output, splits, call); });
+}
+
 void Recorded::broadcast(at::Tensor tensor, int root, CallOptions options) {
   record("broadcast", tensor.nbytes(), options,
          [&](const CallOptions& call) { inner().broadcast(tensor, root, call); });

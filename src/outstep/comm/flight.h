@@ -92,6 +92,8 @@ class Recorded : public WrappedGroup {
   void all_gather(const at::Tensor& input, at::Tensor output, const Shards& shards,
                   CallOptions options = {}, Wire wire = Wire::exact) override;
   void all_to_all(const at::Tensor& input, at::Tensor output, CallOptions options = {}) override;
+  void all_to_all(const at::Tensor& input, at::Tensor output, const Splits& splits,
+                  CallOptions options = {}) override;
   void broadcast(at::Tensor tensor, int root, CallOptions options = {}) override;
   void barrier(CallOptions options = {}) override;
 

@@ -57,6 +57,11 @@ void Group::all_to_all(const at::Tensor& input, at::Tensor output, CallOptions o
   collectives::all_to_all(*this, input, std::move(output), options);
 }
 
+void Group::all_to_all(const at::Tensor& input, at::Tensor output, const Splits& splits,
+                       CallOptions options) {
+  collectives::all_to_all(*this, input, std::move(output), splits, options);
+}
+
 void Group::broadcast(at::Tensor tensor, int root, CallOptions options) {
   collectives::broadcast(*this, std::move(tensor), root, options);
 }

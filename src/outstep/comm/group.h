@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "outstep/base/clock.h"
 #include "outstep/base/torch.h"
@@ -75,6 +76,13 @@ class Work {
 // result depends on who owns what.
 enum class Wire { exact, bf16 };
 
+// How many elements a rank sends to each rank, itself among them, and receives from it; any may be
+// zero. What rank a sends to b is what b receives from a: every rank knows its own in advance.
+struct Splits {
+  std::vector<int64_t> sent;      // by rank
+  std::vector<int64_t> received;  // by rank
+};
+
 class Group {
  public:
   virtual ~Group() = default;
@@ -104,6 +112,10 @@ class Group {
                           CallOptions options = {}, Wire wire = Wire::exact);
   // Row r of input [size, …] goes to rank r; row r of output [size, …] comes from rank r.
   virtual void all_to_all(const at::Tensor& input, at::Tensor output, CallOptions options = {});
+  // The same of vectors cut unevenly: input [sum of splits.sent] to output [sum of
+  // splits.received].
+  virtual void all_to_all(const at::Tensor& input, at::Tensor output, const Splits& splits,
+                          CallOptions options = {});
   virtual void broadcast(at::Tensor tensor, int root, CallOptions options = {});
   virtual void barrier(CallOptions options = {});
 

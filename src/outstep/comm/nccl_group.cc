@@ -125,6 +125,17 @@ class NcclGroup : public WrappedGroup {
            "all_to_all", options, input.nbytes());
   }
 
+  void all_to_all(const at::Tensor& input, at::Tensor output, const Splits& splits,
+                  CallOptions options) override {
+    if (!input.is_cuda()) {
+      return on_cpu([&] { inner().all_to_all(input, output, splits, options); });
+    }
+    std::vector<int64_t> received = splits.received, sent = splits.sent;
+    at::Tensor from = input.detach(), to = output.detach();
+    finish([&] { return backend_->alltoall_base(to, from, received, sent); }, "all_to_all", options,
+           input.nbytes());
+  }
+
   void broadcast(at::Tensor tensor, int root, CallOptions options) override {
     if (!tensor.is_cuda()) return on_cpu([&] { inner().broadcast(tensor, root, options); });
     std::vector<at::Tensor> tensors = {tensor.detach()};

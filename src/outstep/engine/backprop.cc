@@ -107,16 +107,19 @@ void BackpropEngine::backward(const at::Tensor& loss) {
   if (callback_error_) std::rethrow_exception(std::exchange(callback_error_, nullptr));
 }
 
-method::Evaluation BackpropEngine::evaluate(const data::Batch& batch) {
+at::Tensor BackpropEngine::predict(const data::Batch& batch, nn::ForwardContext context) {
   const at::NoGradGuard no_grad;
   const data::Batch here = placed(batch, form_);
   const Autocast autocast(options_.precision == Precision::bf16, here.inputs.device());
-  nn::ForwardContext context{.training = false, .seed = options_.seed, .micro_batch = here.index};
-  const at::Tensor logits = model_.forward(here.inputs, context);
-  const nn::LossValue value = model_.plain_loss(logits, here.targets);
-  return {.loss_sum = value.loss.item<double>() * static_cast<double>(value.num_units),
-          .units = value.num_units,
-          .correct = nn::count_correct(logits, here.targets)};
+  context.seed = options_.seed;
+  context.micro_batch = here.index;
+  return model_.forward(here.inputs, context);
+}
+
+method::Evaluation BackpropEngine::score(const at::Tensor& logits, const data::Batch& batch) {
+  const at::NoGradGuard no_grad;
+  const Autocast autocast(options_.precision == Precision::bf16, form_.device);
+  return method::score(model_, logits, batch.targets.to(form_.device));
 }
 
 void BackpropEngine::save(io::StateWriter& writer) const {

@@ -46,7 +46,8 @@ class BackpropEngine : public method::GradientEngine {
 
   method::Contribution accumulate() override;
   method::Contribution drain() override { return {}; }
-  method::Evaluation evaluate(const data::Batch& batch) override;
+  at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) override;
+  method::Evaluation score(const at::Tensor& logits, const data::Batch& batch) override;
   void on_range_ready(method::RangeCallback callback) override;
   void on_range_needed(method::NeedCallback callback) override { needs_ = std::move(callback); }
   nn::FlatParams& params() override { return params_; }

@@ -17,21 +17,21 @@ constexpr size_t kLengthBytes = 8;
 constexpr size_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 
 // The JSON header, padded with spaces so that the data begins aligned to 8 bytes.
-std::string header_text(const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+std::string header_text(const std::vector<AnnouncedTensor>& tensors,
                         const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::set<std::string> names = {"__metadata__"};
   size_t offset = 0;
-  for (const auto& [name, tensor] : tensors) {
+  for (const auto& [name, type, shape] : tensors) {
     check(names.insert(name).second, "tensors written together have names of their own");
-    const char* dtype = safetensors_dtype_name(tensor.scalar_type());
+    const char* dtype = safetensors_dtype_name(type);
     check(dtype != nullptr, "safetensors has a name for the dtype of every tensor written");
-    const size_t end = offset + tensor.nbytes();
+    const auto numel = static_cast<size_t>(c10::multiply_integers(shape));
+    const size_t end = offset + numel * c10::elementSize(type);
     // Appended without the search for an equal key that operator[] makes.
     header.get_ref<nlohmann::ordered_json::object_t&>().push_back(
-        {name,
-         {{"dtype", dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}}});
+        {name, {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {offset, end}}}});
     offset = end;
   }
   std::string text = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -92,9 +92,10 @@ at::Tensor Safetensors::tensor(const std::string& name) const {
 }
 
 void write_safetensors(const std::filesystem::path& path,
-                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::vector<AnnouncedTensor>& announced,
+                       const std::function<at::Tensor(const std::string& name)>& make,
                        const std::map<std::string, std::string>& metadata) {
-  const std::string header = header_text(tensors, metadata);
+  const std::string header = header_text(announced, metadata);
   std::byte length[kLengthBytes];
   for (size_t i = 0; i < kLengthBytes; ++i) {
     length[i] = static_cast<std::byte>(header.size() >> (8 * i) & 0xFF);
@@ -102,12 +103,26 @@ void write_safetensors(const std::filesystem::path& path,
   AtomicFile file(path);
   file.write(length);
   file.write(header);
-  for (const auto& [name, tensor] : tensors) {
+  for (const AnnouncedTensor& as : announced) {
     // At most one tensor is copied at a time, and only if it is elsewhere or strided.
-    const at::Tensor values = tensor.detach().to(at::kCPU).contiguous();
+    const at::Tensor values = make(as.name).detach().to(at::kCPU).contiguous();
+    check(values.scalar_type() == as.dtype && values.sizes() == at::IntArrayRef(as.shape),
+          "a tensor is written as it was announced");
     file.write({static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()});
   }
   file.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<AnnouncedTensor> announced;
+  for (const auto& [name, tensor] : tensors) {
+    announced.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
+  }
+  auto next = tensors.begin();
+  write_safetensors(
+      path, announced, [&](const std::string&) { return (next++)->second; }, metadata);
 }
 
 }  // namespace outstep::io

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -54,6 +55,18 @@ class Safetensors {
 // bytes.
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+// The same of tensors that are made one after the other: make is asked for each in turn, which must
+// be as announced, and may forget it then. For models that do not fit into memory at once.
+struct AnnouncedTensor {
+  std::string name;
+  at::ScalarType dtype;
+  std::vector<int64_t> shape;
+};
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<AnnouncedTensor>& announced,
+                       const std::function<at::Tensor(const std::string& name)>& make,
                        const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace outstep::io

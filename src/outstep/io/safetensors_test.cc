@@ -94,6 +94,23 @@ TEST_F(SafetensorsFile, EqualInputGivesEqualBytes) {
   EXPECT_EQ(header_bytes % 8, 0u) << "the data must begin aligned";
 }
 
+// Made one after the other, they are the file that they are together.
+TEST_F(SafetensorsFile, TensorsMadeOneByOneGiveTheSameBytes) {
+  const std::vector<std::pair<std::string, at::Tensor>> tensors = {
+      {"b", at::arange(6, at::kFloat).view({2, 3})}, {"a", at::ones({3}, at::kBFloat16)}};
+  write_safetensors(path_, tensors, {{"format", "pt"}});
+  const std::string together = read_text(path_);
+  std::vector<std::string> asked;
+  const auto make = [&](const std::string& name) {
+    asked.push_back(name);
+    return tensors[name == "b" ? 0 : 1].second;
+  };
+  write_safetensors(path_, {{"b", at::kFloat, {2, 3}}, {"a", at::kBFloat16, {3}}}, make,
+                    {{"format", "pt"}});
+  EXPECT_EQ(read_text(path_), together);
+  EXPECT_EQ(asked, (std::vector<std::string>{"b", "a"}));
+}
+
 TEST_F(SafetensorsFile, RefusesFilesThatAreCutOff) {
   std::ofstream(path_) << "abc";
   EXPECT_THAT(complaint(), HasSubstr("3 bytes are too few"));

@@ -35,4 +35,16 @@ Contribution Contribution::from_values(std::span<const double> values) {
           .staleness_max = count(6)};
 }
 
+Evaluation score(const nn::Model& model, const at::Tensor& logits, const at::Tensor& targets) {
+  const nn::LossValue value = model.plain_loss(logits, targets);
+  return {.loss_sum = value.loss.item<double>() * static_cast<double>(value.num_units),
+          .units = value.num_units,
+          .correct = nn::count_correct(logits, targets)};
+}
+
+Evaluation GradientEngine::evaluate(const data::Batch& batch) {
+  const at::Tensor logits = predict(batch, {});
+  return logits.defined() ? score(logits, batch) : Evaluation{};
+}
+
 }  // namespace outstep::method

@@ -7,7 +7,9 @@
 
 #include "outstep/data/stream.h"
 #include "outstep/io/state.h"
+#include "outstep/nn/block.h"
 #include "outstep/nn/flat_params.h"
+#include "outstep/nn/model.h"
 
 namespace outstep::method {
 
@@ -41,6 +43,9 @@ struct Evaluation {
     return units > 0 ? static_cast<double>(correct) / static_cast<double>(units) : 0;
   }
 };
+
+// Of logits for targets, on one device.
+Evaluation score(const nn::Model& model, const at::Tensor& logits, const at::Tensor& targets);
 
 // What an engine measured since it was asked last: beside contributions, for metrics.
 struct EngineReport {
@@ -77,9 +82,14 @@ class GradientEngine : public io::Stateful {
   // between stages arrives, to be gone on with afterwards. Changes nothing that follows.
   virtual void pause() {}
   virtual EngineReport take_report() { return {}; }
-  // A plain forward pass at the live parameters over one batch. Of several stages the last one has
-  // the result, the others nothing.
-  virtual Evaluation evaluate(const data::Batch& batch) = 0;
+  // A forward pass at the live parameters over one batch, without graph: its logits. Of several
+  // stages the last one has them, the others nothing (an undefined tensor). context: by default a
+  // plain pass, as for evaluation; seed and micro-batch are the engine's to fill in.
+  virtual at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) = 0;
+  // What logits for the batch are worth; on a rank that has some.
+  virtual Evaluation score(const at::Tensor& logits, const data::Batch& batch) = 0;
+  // Both. Of several stages the last one has the result, the others nothing.
+  Evaluation evaluate(const data::Batch& batch);
   // Tells a synchronizer that overlaps with backward that a flat range is final. Set before the
   // last accumulate of a step, null to unset.
   virtual void on_range_ready(RangeCallback callback) = 0;

@@ -67,6 +67,15 @@ class Synchronizer : public io::Stateful {
   // puts back what computing goes on with; neither changes what follows.
   virtual void pause(const StepContext& /*context*/) {}
   virtual void resume() {}
+  // Around what writes the parameters between two steps, on all replicas: after begin_mixing the
+  // live parameters are the committed ones, end_mixing takes what they have become for them. Unlike
+  // pause, neither touches work in flight, which goes on overlapping: a gradient that was computed
+  // at the former parameters is applied to the new ones. Both are within the update that was just
+  // made, so nobody marks the parameters changed: no forward pass lies between.
+  virtual void begin_mixing(const StepContext& /*context*/) {}
+  virtual void end_mixing() {}
+  // The optimizer's state of the ranges that this rank owns, to be written while mixing.
+  virtual std::vector<optim::State*> optimizer_states() = 0;
   // Bytes of parameters-sized vectors this rank holds beside parameters and gradients: optimizer
   // state, communication buffers.
   virtual int64_t optimizer_bytes() const = 0;

@@ -97,7 +97,8 @@ class FormulaEngine : public GradientEngine {
     return {.micro_batches = 1, .samples = 4, .units = 8, .loss_sum = 0.5, .num_losses = 1};
   }
   Contribution drain() override { return {}; }
-  Evaluation evaluate(const data::Batch&) override { return {}; }
+  at::Tensor predict(const data::Batch&, nn::ForwardContext) override { return {}; }
+  Evaluation score(const at::Tensor&, const data::Batch&) override { return {}; }
   void on_range_ready(RangeCallback callback) override { callback_ = std::move(callback); }
   void on_range_needed(NeedCallback callback) override { needs_ = std::move(callback); }
   nn::FlatParams& params() override { return params_; }

@@ -9,7 +9,7 @@ at::Tensor norm_in_training(const at::Tensor& x, const BatchNorm& norm,
                             const ForwardContext& context, bool relu, const at::Tensor& residual) {
   kernels::BatchNormOptions options{.gain = norm.weight->tensor,
                                     .bias = norm.bias->tensor,
-                                    .momentum = BatchNorm::kMomentum,
+                                    .momentum = context.statistics_rate,
                                     .epsilon = BatchNorm::kEpsilon,
                                     .relu = relu,
                                     .residual = residual};
@@ -23,7 +23,7 @@ at::Tensor norm_in_training(const at::Tensor& x, const BatchNorm& norm,
 at::Tensor norm_in_evaluation(const at::Tensor& x, const BatchNorm& norm) {
   return at::batch_norm(x, norm.weight->tensor, norm.bias->tensor, norm.running_mean->tensor,
                         norm.running_var->tensor,
-                        /*training=*/false, BatchNorm::kMomentum, BatchNorm::kEpsilon,
+                        /*training=*/false, /*momentum=*/0, BatchNorm::kEpsilon,
                         /*cudnn_enabled=*/true);
 }
 

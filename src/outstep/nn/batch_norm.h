@@ -9,7 +9,6 @@ namespace outstep::nn {
 // context says not to; otherwise it uses the running ones.
 struct BatchNorm {
   static constexpr double kEpsilon = 1e-5;
-  static constexpr double kMomentum = 0.1;
 
   Parameter* weight;     // [C]
   Parameter* bias;       // [C]

@@ -68,6 +68,9 @@ struct ForwardContext {
   // Whether a pass in training moves batch norm's running statistics. Where a pass is made twice,
   // because a block's input is rebuilt or its graph made anew, one of the two does.
   bool moves_statistics = true;
+  // How far such a pass moves them towards the batch's: torch's momentum. 1 / (k + 1) for the k-th
+  // of several batches, from 0, leaves the mean over these.
+  double statistics_rate = 0.1;
 
   // Called by Model::forward before each block, with its number: its parameters may still be on
   // their way. Borrowed; null: they are all here.

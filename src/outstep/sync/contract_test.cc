@@ -109,6 +109,35 @@ TEST_P(SynchronizerContract, PausingChangesNothing) {
   });
 }
 
+// Mixing that writes nothing changes nothing; what it writes is committed, on all replicas.
+TEST_P(SynchronizerContract, MixingBringsTheCommittedParametersAndTakesWhatTheyBecome) {
+  for (const comm::Wire live : {comm::Wire::exact, comm::Wire::bf16}) {
+    Replica::Options options = this->options();
+    options.sync.overlapped.live = live;
+    const Outcome plain = train(num_ranks(), options, 4);
+    std::vector<at::Tensor> after(static_cast<size_t>(num_ranks()));
+    with_replicas(options, [&](comm::Group& group, Replica& replica) {
+      for (int step = 0; step < 4; ++step) {
+        replica.step();
+        replica.sync().begin_mixing(replica.context());
+        if (step == 3) EXPECT_TRUE(at::equal(replica.values(), plain.values));
+        replica.sync().end_mixing();
+      }
+      replica.sync().begin_mixing(replica.context());
+      replica.values().mul_(-2);
+      for (optim::State* state : replica.sync().optimizer_states()) state->vectors[0].zero_();
+      replica.sync().end_mixing();
+      EXPECT_TRUE(at::equal(replica.committed(), plain.values * -2));
+      replica.step();
+      after[static_cast<size_t>(group.rank())] = replica.committed();
+      EXPECT_LT(
+          (after[static_cast<size_t>(group.rank())] + plain.values * 2).abs().max().item<double>(),
+          1);
+    });
+    for (const at::Tensor& values : after) EXPECT_TRUE(at::equal(values, after[0]));
+  }
+}
+
 void SynchronizerContract::expect_resumes_to_the_same(const Replica::Options& options) const {
   const Outcome half = train(num_ranks(), options, 3);
   const Outcome whole = train(num_ranks(), options, 6);

@@ -38,6 +38,7 @@ class Ddp : public method::Synchronizer {
                           const method::StepContext& context) override;
   int64_t optimizer_bytes() const override { return state_.num_bytes(); }
   int64_t communication_bytes() const override { return 0; }  // sums in place
+  std::vector<optim::State*> optimizer_states() override { return {&state_}; }
   method::Traffic planned_traffic() const override;
 
   // Each rank writes its share of the optimizer's state, by flat index: any other sync and world

@@ -24,6 +24,7 @@ class None : public method::Synchronizer {
                           const method::StepContext& context) override;
   int64_t optimizer_bytes() const override { return state_.num_bytes(); }
   int64_t communication_bytes() const override { return 0; }
+  std::vector<optim::State*> optimizer_states() override { return {&state_}; }
   method::Traffic planned_traffic() const override { return {}; }
 
   void save(io::StateWriter& writer) const override;

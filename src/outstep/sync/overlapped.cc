@@ -81,6 +81,12 @@ void Shard::take(const nn::FlatParams& params) {
   is_known_ = true;
 }
 
+void Shard::adopt(const nn::FlatParams& params, const at::Tensor* predicted) {
+  const at::Tensor live = params.values().narrow(0, state_.range.begin, state_.range.size());
+  if (predicted) predicted->add_(live - values_);
+  values_.copy_(live);
+}
+
 const at::Tensor& Shard::commit(const at::Tensor& gradient, const method::Judgement& judgement,
                                 double lr) {
   if (judgement.is_skipped) return values_;
@@ -171,11 +177,23 @@ bool Overlapped::is_live_exact() const {
   return !has_gathered_ || (options_.live == comm::Wire::exact && prediction() == nullptr);
 }
 
-void Overlapped::pause(const method::StepContext& context) {
-  rounds_.settle(context);
+void Overlapped::make_live_exact() {
   if (is_paused_ || is_live_exact()) return;
   rounds_.gather(shard_.values());
   is_paused_ = true;
+}
+
+void Overlapped::pause(const method::StepContext& context) {
+  rounds_.settle(context);
+  make_live_exact();
+}
+
+// The pending gradient stays as it is, to travel in the next round.
+void Overlapped::begin_mixing(const method::StepContext& /*context*/) { make_live_exact(); }
+
+void Overlapped::end_mixing() {
+  shard_.adopt(parts_.params, prediction());
+  resume();
 }
 
 void Overlapped::resume() {

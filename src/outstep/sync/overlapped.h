@@ -59,7 +59,12 @@ class Shard {
   void estimate(const at::Tensor& gradient, const method::Judgement& judgement, double lr,
                 const at::Tensor& out) const;
 
+  // Takes the live parameters, which were the committed ones and may have been changed since. Where
+  // a prediction of them is given, it changes by as much.
+  void adopt(const nn::FlatParams& params, const at::Tensor* predicted);
+
   const at::Tensor& values() const { return values_; }
+  optim::State& state() { return state_; }
   int64_t num_bytes() const;  // of parameters and state
 
   void save(io::StateWriter& writer, int64_t total) const { state_.save(writer, total); }
@@ -79,6 +84,9 @@ class Overlapped : public method::Synchronizer {
   method::StepReport step(method::GradientEngine& engine, const method::StepContext& context) final;
   void pause(const method::StepContext& context) final;
   void resume() final;
+  void begin_mixing(const method::StepContext& context) final;
+  void end_mixing() final;
+  std::vector<optim::State*> optimizer_states() final { return {&shard_.state()}; }
 
   const std::string& name() const final { return name_; }
   int64_t optimizer_bytes() const final { return shard_.num_bytes(); }
@@ -114,6 +122,7 @@ class Overlapped : public method::Synchronizer {
 
  private:
   bool is_live_exact() const;
+  void make_live_exact();
 
   const std::string name_;
   int64_t bytes_told_ = 0;     // of the group's, in reports

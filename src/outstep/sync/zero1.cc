@@ -76,6 +76,12 @@ const std::string& Zero1::name() const {
   return kName;
 }
 
+std::vector<optim::State*> Zero1::optimizer_states() {
+  std::vector<optim::State*> states;
+  for (Bucket& bucket : buckets_) states.push_back(&bucket.state);
+  return states;
+}
+
 int64_t Zero1::optimizer_bytes() const {
   int64_t bytes = 0;
   for (const Bucket& bucket : buckets_) bytes += bucket.state.num_bytes();

@@ -48,6 +48,8 @@ class Zero1 : public method::Synchronizer {
   method::StepReport step(method::GradientEngine& engine,
                           const method::StepContext& context) override;
   void pause(const method::StepContext& context) override;
+  void begin_mixing(const method::StepContext& context) override { pause(context); }
+  std::vector<optim::State*> optimizer_states() override;
   int64_t optimizer_bytes() const override;
   int64_t communication_bytes() const override { return 0; }  // sums into the gradient's own shard
   method::Traffic planned_traffic() const override;

@@ -11,6 +11,7 @@
 
 #include "outstep/base/errors.h"
 #include "outstep/base/hash.h"
+#include "outstep/base/rng.h"
 #include "outstep/base/version.h"
 #include "outstep/comm/agreement.h"
 #include "outstep/engine/pipeline/footprint.h"
@@ -26,15 +27,6 @@ namespace {
 
 uint64_t hash_text(const std::string& text) {
   return hash64(std::as_bytes(std::span(text.data(), text.size())));
-}
-
-void require_supported(const comm::Mesh& mesh) {
-  if (mesh.members > 1) {
-    throw ConfigError(
-        "mesh.members = {}: a population needs an ensemble method, and there is none yet; use "
-        "mesh.members = 1",
-        mesh.members);
-  }
 }
 
 // Whether ranks run stages that talk to each other, be it but one.
@@ -117,7 +109,7 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
       recipe.settings.section("engine").integer("micro_batch", options.micro_batch, {.min = 1});
   options.replica = assembly.place.replica;
   options.num_replicas = assembly.mesh.replicas;
-  options.seed = recipe.train.seed;
+  options.seed = member_seed(recipe.train.seed, assembly.place.member);
   options.shuffle = data.shuffle;
   if (const int64_t ready = assembly.data.micro_batch; ready > 0) {
     options.shuffle = false;
@@ -179,6 +171,14 @@ void require_world(const comm::Mesh& mesh, const comm::World& world) {
       world.world_size, world.world_size);
 }
 
+uint64_t member_seed(uint64_t seed, int member) {
+  if (member == 0) return seed;
+  CounterRng rng({.seed = seed,
+                  .purpose = purpose("ensemble.member"),
+                  .stream = static_cast<uint64_t>(member)});
+  return rng.next_u32();  // short enough to be typed
+}
+
 Assembly::Assembly() = default;
 Assembly::~Assembly() = default;
 
@@ -194,7 +194,6 @@ void use_threads(Assembly& assembly, int64_t num_threads) {
 std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric) {
   const comm::Mesh& mesh = recipe.mesh;
   const int rank = fabric.world().rank;
-  require_supported(mesh);
   const bool is_pipeline = has_pipeline(recipe);
   require_world(mesh, fabric.world());
   auto assembly = std::make_unique<Assembly>();
@@ -208,6 +207,8 @@ std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric) {
   assembly->control_group = fabric.new_group("control", mesh.replica_peers(rank));
   assembly->member_group = fabric.new_group("member", mesh.ranks_of_member(rank));
   if (is_pipeline) assembly->stage_group = fabric.new_group("stage", mesh.stage_peers(rank));
+  assembly->mixing_group = fabric.new_group("mixing", mesh.member_peers(rank));
+  assembly->population_group = fabric.new_group("population", mesh.member_peers(rank));
   return assembly;
 }
 
@@ -294,7 +295,13 @@ void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer) {
   if (!assembly.cut.empty()) {
     placement.blocks = engine::blocks_of(assembly.cut, assembly.place.stage);
   }
-  assembly.params = std::make_unique<nn::FlatParams>(*assembly.model, recipe.train.seed, placement);
+  io::Section ensemble = settings.section("ensemble");
+  assembly.soup = ensemble::SoupOptions::read(ensemble);
+  const bool is_own_init =
+      ensemble.text("init", "same", {.choices = {"same", "independent"}}) == "independent";
+  const uint64_t init_seed =
+      member_seed(recipe.train.seed, is_own_init ? assembly.place.member : 0);
+  assembly.params = std::make_unique<nn::FlatParams>(*assembly.model, init_seed, placement);
   assembly.start_from = settings.section("model").text("start_from", "");
   assembly.stream = make_stream(recipe, read_data(recipe), assembly, tracer);
   assembly.engine = make_engine(recipe, assembly, tracer);
@@ -324,8 +331,9 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, c
   choose_cut(recipe, *assembly, &world);
   together(world, [&] { build_rest(recipe, *assembly, tracer); });
   require_same(recipe.settings.resolved(), "another recipe", world);
-  comm::require_agreement(*assembly->control_group, "parameters",
-                          hash_text(layout_of(*assembly->params)));
+  const uint64_t layout = hash_text(layout_of(*assembly->params));
+  comm::require_agreement(*assembly->control_group, "parameters", layout);
+  comm::require_agreement(*assembly->population_group, "parameters", layout);
   return assembly;
 }
 

@@ -10,6 +10,7 @@
 #include "outstep/data/stream.h"
 #include "outstep/engine/pipeline/cut.h"
 #include "outstep/engine/pipeline/pipeline.h"
+#include "outstep/ensemble/soup.h"
 #include "outstep/method/engine.h"
 #include "outstep/method/mixer.h"
 #include "outstep/method/synchronizer.h"
@@ -32,6 +33,9 @@ struct Assembly {
   std::unique_ptr<comm::Group> control_group;  // along replica: running statistics
   std::unique_ptr<comm::Group> member_group;   // replicas and stages: evaluation, step statistics
   std::unique_ptr<comm::Group> stage_group;    // the pipeline's, for its engine alone; else null
+  // Along member: the mixer's alone, perhaps on a thread of its own; and the trainer's.
+  std::unique_ptr<comm::Group> mixing_group;
+  std::unique_ptr<comm::Group> population_group;
   data::Datasets data;
   std::unique_ptr<nn::Model> model;  // the whole of it, of which a stage holds some blocks
   engine::Cut cut;                   // blocks a stage; empty: the model is not cut
@@ -41,10 +45,13 @@ struct Assembly {
   std::unique_ptr<method::GradientEngine> engine;
   std::unique_ptr<optim::Optimizer> optimizer;
   optim::Schedule schedule;
+  ensemble::SoupOptions soup;  // at the end of a population's run
   std::unique_ptr<method::Synchronizer> sync;
   std::unique_ptr<method::Mixer> mixer;  // null: none
 
   bool is_last_stage() const { return place.stage + 1 == mesh.stages; }
+  // Whether this is the rank that speaks for its member.
+  bool is_first_of_member() const { return place.replica == 0 && place.stage == 0; }
 
   Assembly();
   ~Assembly();
@@ -56,6 +63,11 @@ struct Assembly {
 // computes with. tracer may be null; fabric and tracer outlive the assembly.
 std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, comm::Fabric& fabric,
                                    trace::Tracer* tracer);
+
+// What keys a member's chance: its data order, augmentation, dropout and, with ensemble.init =
+// "independent", initial weights. Member 0's is the recipe's own; another member is what a run of
+// one model with this train.seed would be, if nothing were mixed.
+uint64_t member_seed(uint64_t seed, int member);
 
 // Throws ConfigError if the world has another number of ranks than the mesh: to be asked before
 // connecting, while every rank can still say so.

@@ -59,7 +59,7 @@ TEST_F(AssemblyTest, UnknownNamesGetTheListAndTheNearestSpelling) {
               AllOf(HasSubstr("--sync.name: sync.name is \"zero\""), HasSubstr("none, ddp, zero1"),
                     HasSubstr("did you mean \"zero1\"?")));
   EXPECT_THAT(error_of({"engine.name=backprob"}), HasSubstr("did you mean \"backprop\"?"));
-  EXPECT_THAT(error_of({"ensemble.name=wash"}), HasSubstr("it must be one of: none"));
+  EXPECT_THAT(error_of({"ensemble.name=wosh"}), HasSubstr("did you mean \"wash\"?"));
   EXPECT_THAT(error_of({"optimizer.name=adam"}), HasSubstr("did you mean \"adamw\"?"));
   EXPECT_THAT(error_of({"comm.backend=glo"}), HasSubstr("did you mean \"gloo\"?"));
 }
@@ -77,7 +77,14 @@ TEST_F(AssemblyTest, CombinationsThatMakeNoSenseAreRefusedWithTheReason) {
               AllOf(HasSubstr("sync \"none\" is for one replica, and mesh.replicas is 2"),
                     HasSubstr("use sync \"ddp\" or \"zero1\""),
                     HasSubstr("A run can go on with another sync: --sync.name=ddp")));
-  EXPECT_THAT(error_of({"mesh.members=2"}), HasSubstr("mesh.members = 2: a population needs"));
+  EXPECT_THAT(error_of({"mesh.members=2", "mesh.replicas=2", "sync.name=acco"}),
+              AllOf(HasSubstr("would let the 2 members make different numbers of updates"),
+                    HasSubstr("set sync.counts = \"fixed\"")));
+  EXPECT_THAT(error_of({"ensemble.name=wash", "ensemble.p=2"}),
+              HasSubstr("--ensemble.p: ensemble.p is 2"));
+  EXPECT_THAT(error_of({"mesh.members=2", "ensemble.name=wash", "ensemble.depth=custom",
+                        "ensemble.depth_factors=[1, 0.5]"}),
+              HasSubstr("ensemble.depth_factors has 2 numbers, but the model has"));
   EXPECT_THAT(error_of({"mesh.stages=2"}),
               HasSubstr("mesh.stages = 2: engine \"backprop\" trains the whole model"));
 }

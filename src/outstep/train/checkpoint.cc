@@ -71,6 +71,7 @@ void write_state(const fs::path& path, const Assembly& assembly) {
 }
 
 void write_model(const fs::path& folder, const Assembly& assembly, const NamedTensors& tensors) {
+  make_folder(folder);
   io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   io::write_text_atomically(folder / "config.json", assembly.model->config().dump(2) + "\n");
 }
@@ -82,12 +83,16 @@ void write_manifest(const fs::path& folder, const Position& position, const Asse
   manifest.progress = position.progress;
   manifest.mesh = assembly.mesh;
   manifest.validation_loss = validation_loss;
-  for (const char* name : {"model.safetensors", "config.json", "recipe.toml"}) {
-    manifest.files.push_back(describe_file(folder / name));
+  const auto add = [&](const fs::path& path) {
+    manifest.files.push_back(describe_file(folder, path.lexically_relative(folder).string()));
+  };
+  const int num_members = assembly.mesh.members;
+  for (int member = 0; member < num_members; ++member) {
+    add(member_folder(folder, num_members, member) / "model.safetensors");
+    add(member_folder(folder, num_members, member) / "config.json");
   }
-  for (int rank = 0; rank < assembly.mesh.size(); ++rank) {
-    manifest.files.push_back(describe_file(folder / state_name(rank)));
-  }
+  add(folder / "recipe.toml");
+  for (int rank = 0; rank < assembly.mesh.size(); ++rank) add(folder / state_name(rank));
   manifest.write(folder);
 }
 
@@ -108,8 +113,11 @@ void save_together(const fs::path& temporary, const fs::path& place, const Posit
     const AveragedBuffers buffers(*assembly.params, *assembly.control_group);
     const NamedTensors tensors = gather_stages(assembly);
     together(world, [&] {
+      if (assembly.is_first_of_member()) {
+        write_model(member_folder(temporary, assembly.mesh.members, assembly.place.member),
+                    assembly, tensors);
+      }
       if (!is_first) return;
-      write_model(temporary, assembly, tensors);
       io::write_text_atomically(temporary / "recipe.toml", recipe.settings.resolved());
     });
   }
@@ -129,13 +137,15 @@ std::string last_checkpoint_text(const fs::path& run_folder) {
   return fmt::format("the last one is {}, unharmed", earlier.back().folder.string());
 }
 
+void require_fits(const fs::path& folder, const comm::Mesh& saved, const comm::Mesh& mesh) {
+  if (saved.members == mesh.members && saved.stages == mesh.stages) return;
+  throw DataError("{}: saved by {}; only the number of replicas may differ from this run's ({})",
+                  folder.string(), saved.describe(), mesh.describe());
+}
+
 void load_state(const fs::path& folder, const Manifest& manifest, Assembly& assembly) {
   const comm::Mesh::Place place = assembly.place;
   const comm::Mesh& saved = manifest.mesh;
-  if (saved.members != assembly.mesh.members || saved.stages != assembly.mesh.stages) {
-    throw DataError("{}: saved by {}; only the number of replicas may differ from this run's ({})",
-                    folder.string(), saved.describe(), assembly.mesh.describe());
-  }
   std::vector<fs::path> files;
   for (int replica = 0; replica < saved.replicas; ++replica) {
     const int rank =
@@ -202,6 +212,11 @@ std::vector<CheckpointInfo> list_checkpoints(const fs::path& run_folder) {
   return checkpoints;
 }
 
+fs::path member_folder(const fs::path& checkpoint_folder, int num_members, int member) {
+  return num_members == 1 ? checkpoint_folder
+                          : checkpoint_folder / fmt::format("member-{:02}", member);
+}
+
 fs::path save_checkpoint(const fs::path& run_folder, const Position& position, const Recipe& recipe,
                          Assembly& assembly, std::optional<double> validation_loss) {
   const fs::path folder = checkpoints_of(run_folder);
@@ -229,7 +244,10 @@ Position load_checkpoint(const fs::path& checkpoint_folder, Assembly& assembly) 
                     static_cast<size_t>(world.size()));
   });
   together(world, [&] {
-    assembly.params->load(io::Safetensors(checkpoint_folder / "model.safetensors"));
+    require_fits(checkpoint_folder, manifest.mesh, assembly.mesh);
+    const fs::path own =
+        member_folder(checkpoint_folder, assembly.mesh.members, assembly.place.member);
+    assembly.params->load(io::Safetensors(own / "model.safetensors"));
     load_state(checkpoint_folder, manifest, assembly);
   });
   return {.step = manifest.step, .progress = manifest.progress};

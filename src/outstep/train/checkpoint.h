@@ -18,6 +18,9 @@
 //     manifest.json                         step, mesh, every file's size and SHA-256 (manifest.h)
 //     DONE                                  written last: a folder without it does not exist
 //
+// Of a population, each member has a folder with its own model.safetensors and config.json:
+// member-00, member-01, …
+//
 // All is written into a temporary folder beside it, fsynced and renamed; a save that fails (a full
 // disk) leaves the earlier checkpoints as they were and throws DataError on every rank. State is
 // kept by flat index, not by rank: another number of replicas can read it (then without local
@@ -43,6 +46,10 @@ struct CheckpointInfo {
 // The complete checkpoints in RUN/checkpoints, by step. Folders without DONE are left out. One
 // whose manifest cannot be read is listed without a loss; loading it tells what is wrong.
 std::vector<CheckpointInfo> list_checkpoints(const std::filesystem::path& run_folder);
+
+// Of a member's model in a checkpoint: the checkpoint itself where there is but one.
+std::filesystem::path member_folder(const std::filesystem::path& checkpoint_folder, int num_members,
+                                    int member);
 
 // Every rank of the world calls it at the same step. Returns the folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder,

@@ -17,9 +17,16 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kFormat = "outstep checkpoint";
 constexpr int64_t kVersion = 2;
 
-// A file's name must not lead out of the folder.
-bool is_plain_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos;
+// A file lies in the folder or in a folder of a member there; its name must not lead out.
+bool is_inside(const std::string& name) {
+  const std::string folder = name.substr(0, name.find('/'));
+  const std::string file = folder.size() < name.size() ? name.substr(folder.size() + 1) : folder;
+  for (const std::string& part : {folder, file}) {
+    if (part.empty() || part == "." || part == ".." || part.find('/') != std::string::npos) {
+      return false;
+    }
+  }
+  return true;
 }
 
 Manifest parse(const Json& json) {
@@ -46,7 +53,7 @@ Manifest parse(const Json& json) {
     manifest.files.push_back({.name = file.at("name").get<std::string>(),
                               .num_bytes = file.at("bytes").get<int64_t>(),
                               .sha256 = file.at("sha256").get<std::string>()});
-    if (!is_plain_name(manifest.files.back().name)) {
+    if (!is_inside(manifest.files.back().name)) {
       throw DataError("\"{}\" is not the name of a file in it", manifest.files.back().name);
     }
   }
@@ -109,13 +116,12 @@ void Manifest::verify(const fs::path& folder, size_t first, size_t stride) const
   }
 }
 
-Manifest::File describe_file(const fs::path& path) {
+Manifest::File describe_file(const fs::path& folder, const std::string& name) {
+  const fs::path path = folder / name;
   std::error_code error;
   const auto size = fs::file_size(path, error);
   if (error) throw DataError("{}: {}", path.string(), error.message());
-  return {.name = path.filename().string(),
-          .num_bytes = static_cast<int64_t>(size),
-          .sha256 = sha256_of_file(path)};
+  return {.name = name, .num_bytes = static_cast<int64_t>(size), .sha256 = sha256_of_file(path)};
 }
 
 }  // namespace outstep::train

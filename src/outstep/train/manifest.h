@@ -14,7 +14,7 @@ namespace outstep::train {
 // which a file that was altered or cut off is known before anything of it is used.
 struct Manifest {
   struct File {
-    std::string name;
+    std::string name;  // "config.json", "member-01/config.json"
     int64_t num_bytes = 0;
     std::string sha256;
   };
@@ -36,7 +36,7 @@ struct Manifest {
   void verify(const std::filesystem::path& folder, size_t first = 0, size_t stride = 1) const;
 };
 
-// Of a file as it lies on disk.
-Manifest::File describe_file(const std::filesystem::path& path);
+// Of a file as it lies on disk. name: in the checkpoint's folder.
+Manifest::File describe_file(const std::filesystem::path& folder, const std::string& name);
 
 }  // namespace outstep::train

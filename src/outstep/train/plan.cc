@@ -8,6 +8,7 @@
 #include "outstep/base/memory.h"
 #include "outstep/method/committing.h"
 #include "outstep/train/phantom.h"
+#include "outstep/train/tables.h"
 
 namespace outstep::train {
 namespace {
@@ -95,6 +96,26 @@ void count(Plan& plan, const Assembly& assembly) {
   plan.communication_bytes = assembly.sync->communication_bytes();
 }
 
+// The recipe's own first, then the others as they are without settings.
+std::vector<Plan::Mixing> plan_mixings(const Recipe& recipe, Assembly& assembly) {
+  if (assembly.mesh.members == 1) return {};
+  const std::string own = assembly.mixer ? assembly.mixer->name() : "none";
+  std::vector<Plan::Mixing> mixings = {
+      {.name = own,
+       .bytes_per_step = assembly.mixer ? assembly.mixer->planned_bytes_per_step() : 0,
+       .is_recipes = true}};
+  for (const std::string& name : ensemble_names()) {
+    if (name == own) continue;
+    Recipe other(recipe.name,
+                 io::Settings::from_text("[ensemble]\nname = \"" + name + "\"\n", "plan"));
+    other.train = recipe.train;
+    const auto mixer = make_mixer(other, assembly);
+    mixings.push_back(
+        {.name = name, .bytes_per_step = mixer ? mixer->planned_bytes_per_step() : 0});
+  }
+  return mixings;
+}
+
 void take(Plan& plan, const Forecast& own) {
   plan.bytes_sent_per_step = own.bytes_sent_per_step;
   plan.overlapped_bytes = own.overlapped_bytes;
@@ -117,6 +138,7 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   Plan plan;
   plan.missing_data = build(recipe, places, *assembly, nullptr, MissingData::stand_in);
   count(plan, *assembly);
+  plan.mixings = plan_mixings(recipe, *assembly);
   if (recipe.mesh.stages > 1) {
     plan.num_parameters = assembly->model->num_parameters();
     plan.bytes_sent_per_step = assembly->sync->planned_traffic().bytes_sent;
@@ -167,6 +189,11 @@ nlohmann::ordered_json Plan::to_json() const {
       json["comparison"].push_back(forecast.to_json(unit));
     }
     json["advice"] = advice;
+  }
+  for (const Mixing& mixing : mixings) {
+    json["mixings"].push_back({{"name", mixing.name},
+                               {"bytes_per_step", mixing.bytes_per_step},
+                               {"is_recipes", mixing.is_recipes}});
   }
   if (pipeline) json["pipeline"] = pipeline->to_json();
   json["is_data_here"] = missing_data.empty();

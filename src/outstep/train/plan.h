@@ -14,6 +14,13 @@ namespace outstep::train {
 // activations, a micro-batch and an update timed, traffic by the sync's formula, and a step's time
 // from these on a virtual clock (forecast.h).
 struct Plan {
+  // What a way of mixing sends, at its own defaults or as the recipe has it.
+  struct Mixing {
+    std::string name;
+    double bytes_per_step = 0;  // by this rank, the mean over many steps
+    bool is_recipes = false;
+  };
+
   std::string model;
   int64_t num_parameters = 0;
   int64_t parameter_bytes = 0;  // with the padding of the flat vector
@@ -33,6 +40,7 @@ struct Plan {
   // On a link, where there are replicas and times: syncs side by side, and which to take.
   std::vector<Forecast> comparison;
   std::string advice;
+  std::vector<Mixing> mixings;           // of several members: the whole family
   std::optional<PipelinePlan> pipeline;  // of stages; then no step is run, and no sync compared
   std::string missing_data;  // why the model's own examples were used; empty: data is here
 

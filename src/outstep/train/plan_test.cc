@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/errors.h"
@@ -51,6 +52,22 @@ TEST_F(PlanTest, MemoryIsWhatTheCounterSeesInTraining) {
     const double seen = static_cast<double>(summary.peak_memory_bytes - before);
     EXPECT_NEAR(static_cast<double>(plan.total_bytes()) / seen, 1, 0.05) << plan.to_json().dump(2);
   }
+}
+
+// Of all ways of mixing, the recipe's first; WASH below PAPA.
+TEST_F(PlanTest, KnowsWhatEachWayOfMixingSends) {
+  const Plan plan = plan_of(images(), {"mesh.members=3", "ensemble.name=wash"}, {.measure = false});
+  ASSERT_EQ(plan.mixings.size(), 9);
+  EXPECT_EQ(plan.mixings[0].name, "wash");
+  EXPECT_TRUE(plan.mixings[0].is_recipes);
+  std::map<std::string, double> bytes;
+  for (const auto& mixing : plan.mixings) bytes[mixing.name] = mixing.bytes_per_step;
+  EXPECT_EQ(bytes["none"], 0);
+  EXPECT_GT(bytes["wash"], 0);
+  EXPECT_LT(bytes["wash"], bytes["papa"] / 100);
+  EXPECT_LT(bytes["papa_all"], bytes["papa"]);
+  EXPECT_EQ(plan.to_json()["mixings"].size(), 9);
+  EXPECT_TRUE(plan_of(images(), {"ensemble.name=wash"}, {.measure = false}).mixings.empty());
 }
 
 TEST_F(PlanTest, TrafficIsWhatARankSends) {

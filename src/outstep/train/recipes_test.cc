@@ -71,6 +71,10 @@ KeysBySection keys_of_the_program() {
       "[model]\nname = \"revvit\"\nn_layer = 1\n[data]\nname = \"cifar10\"\npath = \"none\"\n",
       "[model]\nname = \"revgpt\"\nn_layer = 1\nn_head = 1\nn_embd = 8\n[data]\npath = \"none\"\n"
       "[engine]\nname = \"gpipe\"\n",
+      "[model]\nname = \"mlp\"\n[data]\nname = \"mnist\"\npath = \"none\"\n[mesh]\nmembers = 2\n"
+      "[ensemble]\nname = \"wash\"\ndepth = \"custom\"\ndepth_factors = [1, 0.5, 0]\n",
+      "[model]\nname = \"mlp\"\n[data]\nname = \"mnist\"\npath = \"none\"\n[mesh]\nmembers = 2\n"
+      "[ensemble]\nname = \"papa\"\n",
   };
   KeysBySection keys;
   for (const std::string& toml : recipes) {

@@ -20,6 +20,7 @@ nlohmann::ordered_json Summary::to_json() const {
   json["peak_memory_bytes"] = peak_memory_bytes;
   json["bytes_sent"] = bytes_sent;
   json["overlap_fraction"] = overlap_fraction;
+  if (population) json["population"] = population->to_json();
   return json;
 }
 

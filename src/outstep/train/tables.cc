@@ -5,6 +5,9 @@
 #include "outstep/base/errors.h"
 #include "outstep/engine/backprop.h"
 #include "outstep/engine/pipeline/pipeline.h"
+#include "outstep/ensemble/averaging.h"
+#include "outstep/ensemble/sparta.h"
+#include "outstep/ensemble/wash.h"
 #include "outstep/method/layout.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/sync/acco.h"
@@ -57,14 +60,23 @@ void require_fits_engine(Recipe& recipe, const std::string& sync, const std::str
       origin, engine, sync);
 }
 
-// Stages must make their updates of the same micro-batches.
-void require_fits_stages(const sync::OverlappedOptions& options, const std::string& sync,
-                         const Assembly& assembly) {
-  if (assembly.mesh.stages == 1 || options.has_fixed_counts) return;
-  throw ConfigError(
-      "sync \"{}\" with dynamic counts would let the {} stages make updates of different "
-      "micro-batches; set sync.counts = \"fixed\"",
-      sync, assembly.mesh.stages);
+// Stages must make their updates of the same micro-batches; members must make as many updates in a
+// run as the others, of which the mixings count.
+void require_fits_mesh(const sync::OverlappedOptions& options, const std::string& sync,
+                       const Assembly& assembly) {
+  if (options.has_fixed_counts) return;
+  if (assembly.mesh.stages > 1) {
+    throw ConfigError(
+        "sync \"{}\" with dynamic counts would let the {} stages make updates of different "
+        "micro-batches; set sync.counts = \"fixed\"",
+        sync, assembly.mesh.stages);
+  }
+  if (assembly.mesh.members > 1) {
+    throw ConfigError(
+        "sync \"{}\" with dynamic counts would let the {} members make different numbers of "
+        "updates; set sync.counts = \"fixed\"",
+        sync, assembly.mesh.members);
+  }
 }
 
 }  // namespace
@@ -75,7 +87,9 @@ std::vector<std::string> engine_names() {
   return names;
 }
 std::vector<std::string> sync_names() { return {"none", "ddp", "zero1", "dpu", "wp", "acco"}; }
-std::vector<std::string> ensemble_names() { return {"none"}; }
+std::vector<std::string> ensemble_names() {
+  return {"none", "wash", "wash_opt", "papa", "papa_all", "papa_2", "dart", "sparta", "noloco"};
+}
 std::vector<std::string> optimizer_names() { return optim::optimizer_names(); }
 
 std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& assembly,
@@ -85,7 +99,7 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
   if (name != "backprop") {
     auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation,
                                                  assembly.mesh.stages);
-    options.seed = recipe.train.seed;
+    options.seed = member_seed(recipe.train.seed, assembly.place.member);
     options.tracer = tracer;
     return std::make_unique<engine::PipelineEngine>(
         engine::StageParts{.model = *assembly.model,
@@ -95,7 +109,7 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
         std::move(options));
   }
   engine::BackpropOptions options = engine::BackpropOptions::read(section);
-  options.seed = recipe.train.seed;
+  options.seed = member_seed(recipe.train.seed, assembly.place.member);
   options.tracer = tracer;
   return std::make_unique<engine::BackpropEngine>(*assembly.model, *assembly.params,
                                                   *assembly.stream, options);
@@ -129,23 +143,36 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
     const auto next =
         name == "dpu" ? sync::NextGradient::at_old_parameters : sync::NextGradient::at_prediction;
     auto options = sync::OverlappedOptions::read(section);
-    require_fits_stages(options, name, assembly);
+    require_fits_mesh(options, name, assembly);
     options.read_record(rank, assembly.mesh.size(), 1);
     return std::make_unique<sync::Delayed>(parts, next, std::move(options));
   }
   if (name == "acco") {
     auto options = sync::AccoOptions::read(section, recipe.train.accumulation);
-    require_fits_stages(options.overlapped, name, assembly);
+    require_fits_mesh(options.overlapped, name, assembly);
     options.overlapped.read_record(rank, assembly.mesh.size(), 2);
     return std::make_unique<sync::Acco>(parts, std::move(options));
   }
   return std::make_unique<sync::None>(parts, sync::NoneOptions::read(section));
 }
 
-std::unique_ptr<method::Mixer> make_mixer(Recipe& recipe, Assembly& /*assembly*/) {
+std::unique_ptr<method::Mixer> make_mixer(Recipe& recipe, Assembly& assembly) {
   io::Section section = recipe.settings.section("ensemble");
-  read_name(section, ensemble_names(), "none");
-  return nullptr;
+  const std::string name = read_name(section, ensemble_names(), "none");
+  const ensemble::Parts parts{.model = *assembly.model,
+                              .params = *assembly.params,
+                              .group = *assembly.mixing_group,
+                              .seed = recipe.train.seed};
+  if (name == "none") return nullptr;
+  if (name == "wash" || name == "wash_opt") {
+    return std::make_unique<ensemble::Wash>(
+        parts, ensemble::WashOptions::read(section, name == "wash_opt"));
+  }
+  if (name == "sparta") {
+    return std::make_unique<ensemble::Sparta>(parts, ensemble::SpartaOptions::read(section));
+  }
+  return std::make_unique<ensemble::Averaging>(parts, name,
+                                               ensemble::AveragingOptions::read(section, name));
 }
 
 }  // namespace outstep::train

@@ -60,8 +60,10 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   is_stage_ = is_stage_ || record.engine.is_stage;
   if (record.engine.reconstruction_error) last_error_ = record.engine.reconstruction_error;
   if (record.engine.gradient_alignment) last_alignment_ = record.engine.gradient_alignment;
-  communication_seconds_ += report.communication_seconds;
-  idle_seconds_ += report.idle_seconds;
+  communication_seconds_ += report.communication_seconds + record.mix.communication_seconds;
+  idle_seconds_ += report.idle_seconds + record.mix.idle_seconds;
+  mix_bytes_sent_ += record.mix.bytes_sent;
+  mixed_fractions_ += record.mixed_fraction;
   last_lr_ = report.lr;
   last_grad_norm_ = report.grad_norm;
   estimate_shares_ += report.estimate_share;
@@ -104,6 +106,10 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
     line["micro_batches_per_commit"] =
         ratio(static_cast<double>(all_.micro_batches), static_cast<double>(num_steps_));
     line["estimate_share"] = ratio(estimate_shares_, static_cast<double>(num_steps_));
+  }
+  if (mix_bytes_sent_ > 0) {
+    line["mix/bytes_sent"] = mix_bytes_sent_;
+    line["mix/moved_fraction"] = ratio(mixed_fractions_, static_cast<double>(num_steps_));
   }
   if (is_stage_) {
     line["stage/idle_seconds"] = stage_idle_seconds_;

@@ -20,6 +20,7 @@ struct StepRecord {
   method::StepReport report;
   method::EngineReport engine;
   method::MixReport mix;
+  double mixed_fraction = 0;  // of this rank's parameters, that took a value from other members
   double seconds = 0;
   bool wants_to_stop = false;
 };
@@ -71,6 +72,8 @@ class Tally {
   double last_lr_ = 0;
   double last_grad_norm_ = 0;
   double estimate_shares_ = 0;  // summed over steps
+  int64_t mix_bytes_sent_ = 0;
+  double mixed_fractions_ = 0;  // summed over steps
   double progress_ = 0;
   bool has_rounds_ = false;
 };

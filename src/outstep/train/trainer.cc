@@ -18,6 +18,7 @@
 #include "outstep/nn/hugging_face.h"
 #include "outstep/train/agree.h"
 #include "outstep/train/checkpoint.h"
+#include "outstep/train/evaluation.h"
 #include "outstep/train/metrics.h"
 #include "outstep/train/process_age.h"
 #include "outstep/train/run_lock.h"
@@ -28,7 +29,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr comm::Tag kStatisticsTag = 1;  // on the member's group, beside evaluation's collectives
+constexpr comm::Tag kStatisticsTag = 1;  // on the world's group, beside its agreements
 
 // After how many further steps a step's statistics are read. Stages end a step at different times,
 // the last one up to J - 1 micro-batches before the first: none is to wait for that.
@@ -51,9 +52,9 @@ class Trainer {
         options_(options),
         unit_(assembly.data.unit),
         lag_(statistics_lag(recipe)),
-        exchange_(*assembly.member_group, StepTotals::kNumValues,
+        exchange_(*assembly.world_group, StepTotals::kNumValues,
                   {.tag = kStatisticsTag,
-                   .deadline = assembly.member_group->deadline() * recipe.mesh.stages,
+                   .deadline = assembly.world_group->deadline() * recipe.mesh.stages,
                    .what = "step statistics"}) {}
 
   Summary run();
@@ -63,6 +64,7 @@ class Trainer {
   method::StepContext context() const;
   void restore_newest();
   void train_step();
+  void mix(StepRecord& record);
   void settle();
   void settle_oldest();
   void write_line(const Position& position);
@@ -87,6 +89,7 @@ class Trainer {
     return is_end(record.progress) ||
            is_due(recipe_.checkpoint.every, record.progress_before, record.progress);
   }
+  bool is_population() const { return assembly_.mesh.members > 1; }
   bool has_classes() const { return assembly_.data.num_classes > 0; }
 
   Recipe& recipe_;
@@ -104,10 +107,12 @@ class Trainer {
   std::deque<StepRecord> posted_;  // steps whose totals are on their way, oldest first
   bool is_stopping_ = false;       // agreed by all ranks
   int64_t saved_step_ = -1;
-  std::optional<method::Evaluation> evaluation_;
+  std::vector<method::Evaluation> evaluations_;  // by member; empty: none yet
   std::optional<int64_t> evaluated_step_;
+  std::optional<Population> population_;
 
-  Tally interval_;                                     // since the last line of the log
+  Tally interval_;   // since the last line of the log; of this member
+  Tally everyones_;  // likewise, of all members; as steady_ and whole_
   std::vector<std::vector<int64_t>> interval_rounds_;  // micro-batches of each of its steps' rounds
   Tally steady_;
   Tally whole_;
@@ -126,6 +131,10 @@ Summary Trainer::run() {
   assembly_.sync->pause(context());
   if (is_end(now_.progress) && evaluated_step_ != now_.step) evaluate_now();
   if (saved_step_ != now_.step) save_now();
+  if (is_population() && is_end(now_.progress)) {
+    population_ = conclude(recipe_, assembly_, options_.run_folder, now_.step, evaluations_);
+    metrics_->write("population", now_.step, population_->to_json());
+  }
   return summarise();
 }
 
@@ -142,6 +151,9 @@ void Trainer::begin() {
                                       .has_tensorboard = recipe_.log.tensorboard,
                                       .first_step = first_.step});
     if (is_first()) {
+      // Of a run that was finished before and now goes on; made anew at the end.
+      std::error_code ignored;
+      std::filesystem::remove_all(average_folder(folder), ignored);
       io::write_text_atomically(folder / "recipe.toml", recipe_.settings.resolved());
     }
   });
@@ -150,6 +162,7 @@ void Trainer::begin() {
                        {"commit", build_info().commit},
                        {"torch", build_info().torch_version},
                        {"mesh", assembly_.mesh.describe()},
+                       {"member", assembly_.place.member},
                        {"threads", assembly_.threads},
                        {"parameters", assembly_.params->num_parameters()}});
   memory::reset_peak();
@@ -195,11 +208,7 @@ void Trainer::train_step() {
   const auto begin = Clock::now();
   StepRecord record;
   record.report = assembly_.sync->step(*assembly_.engine, context());
-  if (assembly_.mixer) {
-    assembly_.sync->pause(context());
-    record.mix = assembly_.mixer->after_step(now_.step, *assembly_.params);
-    assembly_.sync->resume();
-  }
+  mix(record);
   record.progress_before = now_.progress;
   // What a last commit brings beyond the end does not count.
   now_.progress = std::min(
@@ -219,6 +228,20 @@ void Trainer::train_step() {
   if (seconds_to_first_step_ == 0) seconds_to_first_step_ = process_age_seconds();
 }
 
+void Trainer::mix(StepRecord& record) {
+  const double full_lr = assembly_.schedule.lr;
+  const method::MixContext mixing{.step = now_.step,
+                                  .lr_share = full_lr > 0 ? record.report.lr / full_lr : 1,
+                                  .tracer = options_.tracer};
+  if (!assembly_.mixer || !assembly_.mixer->is_due(mixing)) return;
+  assembly_.sync->begin_mixing(context());
+  const std::vector<optim::State*> states = assembly_.sync->optimizer_states();
+  record.mix = assembly_.mixer->after_step(mixing, states);
+  assembly_.sync->end_mixing();
+  record.mixed_fraction = static_cast<double>(record.mix.num_mixed) /
+                          static_cast<double>(assembly_.params->num_parameters());
+}
+
 // Takes in what all ranks told of the steps so far.
 void Trainer::settle() {
   while (!posted_.empty()) settle_oldest();
@@ -227,10 +250,16 @@ void Trainer::settle() {
 void Trainer::settle_oldest() {
   const StepRecord record = posted_.front();
   posted_.pop_front();
-  StepTotals totals;
-  for (const auto& values : exchange_.collect()) totals += StepTotals::from_values(values);
+  StepTotals of_member, totals;
+  const auto all = exchange_.collect();
+  for (int rank = 0; rank < std::ssize(all); ++rank) {
+    const StepTotals of_rank = StepTotals::from_values(all[static_cast<size_t>(rank)]);
+    totals += of_rank;
+    if (assembly_.mesh.place_of(rank).member == assembly_.place.member) of_member += of_rank;
+  }
   is_stopping_ = is_stopping_ || totals.num_stop_wishes > 0;
-  interval_.add(record, totals);
+  interval_.add(record, of_member);
+  everyones_.add(record, totals);
   if (!record.report.round_micro_batches.empty()) {
     interval_rounds_.push_back(record.report.round_micro_batches);
   }
@@ -249,10 +278,12 @@ void Trainer::settle_oldest() {
 void Trainer::write_line(const Position& position) {
   Json line = interval_.to_json(unit_);
   line["progress"] = position.progress;
+  if (is_population()) line["member"] = assembly_.place.member;
   if (!interval_rounds_.empty()) line["round_micro_batches"] = interval_rounds_;
   metrics_->write("train", position.step, line);
-  train_loss_ = interval_.loss();
+  train_loss_ = everyones_.loss();
   interval_ = {};
+  everyones_ = {};
   interval_rounds_.clear();
 }
 
@@ -261,14 +292,14 @@ void Trainer::show_progress(const StepRecord& record) const {
   Progress progress{.step = static_cast<int64_t>(record.progress),
                     .steps = recipe_.train.steps,
                     .crosses_interval = is_line_due(record),
-                    .loss = interval_.loss(),
+                    .loss = everyones_.loss(),
                     .lr = record.report.lr,
                     .grad_norm = record.report.grad_norm,
-                    .steps_per_second = interval_.progress_per_second(),
-                    .units_per_second = interval_.units_per_second(),
-                    .overlap_fraction = interval_.overlap_fraction(),
+                    .steps_per_second = everyones_.progress_per_second(),
+                    .units_per_second = everyones_.units_per_second(),
+                    .overlap_fraction = everyones_.overlap_fraction(),
                     .unit = unit_};
-  if (evaluation_) progress.validation_loss = evaluation_->loss();
+  if (!evaluations_.empty()) progress.validation_loss = mean_loss(evaluations_);
   options_.on_progress(progress);
 }
 
@@ -290,10 +321,18 @@ void Trainer::evaluate_now() {
   const method::Evaluation evaluation = evaluate(recipe_, assembly_);
   evaluated_step_ = now_.step;
   if (evaluation.units == 0) return;
-  evaluation_ = evaluation;
+  evaluations_ = gather_evaluations(evaluation, assembly_);
   Json line{{"validation_loss", evaluation.loss()}};
   if (has_classes()) line["accuracy"] = evaluation.accuracy();
   line["validation_units"] = evaluation.units;
+  if (is_population()) {
+    const Distance distance = measure_distance(assembly_);
+    line["member"] = assembly_.place.member;
+    line["consensus_distance"] = distance.squared;
+    line["relative_distance"] = distance.relative;
+    line["members/validation_loss"] = mean_loss(evaluations_);
+    if (has_classes()) line["members/accuracy"] = mean_accuracy(evaluations_);
+  }
   line["evaluation_seconds"] = seconds_since(begin);
   metrics_->write("validation", now_.step, line);
 }
@@ -303,7 +342,7 @@ void Trainer::save_now() {
                          {.step = now_.step});
   const auto begin = Clock::now();
   std::optional<double> loss;
-  if (evaluation_ && evaluated_step_ == now_.step) loss = evaluation_->loss();
+  if (!evaluations_.empty() && evaluated_step_ == now_.step) loss = mean_loss(evaluations_);
   const auto folder = save_checkpoint(options_.run_folder, now_, recipe_, assembly_, loss);
   together(*assembly_.world_group, [&] {
     if (!is_first()) return;
@@ -328,10 +367,11 @@ Summary Trainer::summarise() const {
                   .seconds_to_first_step = seconds_to_first_step_,
                   .peak_memory_bytes = memory::peak_bytes(),
                   .bytes_sent = whole_.bytes_sent(),
-                  .overlap_fraction = whole_.overlap_fraction()};
-  if (evaluation_) {
-    summary.validation_loss = evaluation_->loss();
-    if (has_classes()) summary.accuracy = evaluation_->accuracy();
+                  .overlap_fraction = whole_.overlap_fraction(),
+                  .population = population_};
+  if (!evaluations_.empty()) {
+    summary.validation_loss = mean_loss(evaluations_);
+    if (has_classes()) summary.accuracy = mean_accuracy(evaluations_);
   }
   return summary;
 }
@@ -345,6 +385,8 @@ Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& o
   const method::AbortOnError member_guard(*assembly.member_group);
   std::optional<method::AbortOnError> stage_guard;
   if (assembly.stage_group) stage_guard.emplace(*assembly.stage_group);
+  const method::AbortOnError mixing_guard(*assembly.mixing_group);
+  const method::AbortOnError population_guard(*assembly.population_group);
   const method::AbortOnError world_guard(*assembly.world_group);
   return Trainer(recipe, assembly, options).run();
 }

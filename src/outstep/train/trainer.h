@@ -9,10 +9,12 @@
 #include <string>
 
 #include "outstep/train/assembly.h"
+#include "outstep/train/population.h"
 
 namespace outstep::train {
 
-// What a run came to; --json prints it.
+// What a run came to; --json prints it. Of a population, losses, accuracies and rates are those of
+// all members together.
 struct Summary {
   std::filesystem::path run;
   int64_t steps = 0;      // committed updates
@@ -29,6 +31,7 @@ struct Summary {
   int64_t peak_memory_bytes = 0;     // of this rank's tensors, while training
   int64_t bytes_sent = 0;            // by this rank, for updates
   double overlap_fraction = 0;       // share of communication time hidden behind computing
+  std::optional<Population> population = std::nullopt;  // of a finished run of several members
 
   nlohmann::ordered_json to_json() const;
 };
@@ -62,9 +65,5 @@ struct TrainerOptions {
 // small message a peer, read one step later: it carries loss sums for the log and the wish to stop,
 // so that all ranks stop at the same step. Throws DataError if another process trains the run.
 Summary run_training(Recipe& recipe, Assembly& assembly, const TrainerOptions& options);
-
-// Loss (and accuracy) over the validation set, shared among the replicas; the same bits for any
-// number of them. Every rank calls it. No units if there is no validation set.
-method::Evaluation evaluate(const Recipe& recipe, Assembly& assembly);
 
 }  // namespace outstep::train

@@ -9,6 +9,7 @@
 #include "outstep/io/files.h"
 #include "outstep/nn/hugging_face.h"
 #include "outstep/train/checkpoint.h"
+#include "outstep/train/evaluation.h"
 #include "outstep/train/metrics.h"
 #include "outstep/train/run_lock.h"
 #include "outstep/train/test_world.h"

@@ -351,25 +351,24 @@ void PipelineEngine::announce_rest() {
   for (size_t i = block_ranges_.size(); i-- > 0;) announce(parts_.params.blocks().begin + i);
 }
 
-method::Evaluation PipelineEngine::evaluate(const data::Batch& batch) {
+at::Tensor PipelineEngine::predict(const data::Batch& batch, nn::ForwardContext context) {
   nn::Streams input;
   if (is_first()) {
     input = {.x = placed(batch, form_).inputs};
   } else {
     input = previous_->receive(Message::Kind::evaluation, batch.index).streams;
   }
-  const nn::Streams output = stage_.evaluate(input);
-  if (!is_last()) {
-    next_->send({.kind = Message::Kind::evaluation, .micro_batch = batch.index, .streams = output});
-    return {};
-  }
+  context.micro_batch = batch.index;
+  const nn::Streams output = stage_.predict(input, context);
+  if (is_last()) return output.x;
+  next_->send({.kind = Message::Kind::evaluation, .micro_batch = batch.index, .streams = output});
+  return {};
+}
+
+method::Evaluation PipelineEngine::score(const at::Tensor& logits, const data::Batch& batch) {
   const at::NoGradGuard no_grad;
   const Autocast autocast(options_.precision == Precision::bf16, form_.device);
-  const at::Tensor targets = batch.targets.to(form_.device);
-  const nn::LossValue value = parts_.model.plain_loss(output.x, targets);
-  return {.loss_sum = value.loss.item<double>() * static_cast<double>(value.num_units),
-          .units = value.num_units,
-          .correct = nn::count_correct(output.x, targets)};
+  return method::score(parts_.model, logits, batch.targets.to(form_.device));
 }
 
 void PipelineEngine::pause() {

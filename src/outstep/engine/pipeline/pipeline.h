@@ -81,7 +81,8 @@ class PipelineEngine : public method::GradientEngine {
   method::Contribution accumulate() override;
   method::Contribution drain() override;
   // Every stage is given the batch; the last one returns the result, the others nothing.
-  method::Evaluation evaluate(const data::Batch& batch) override;
+  at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) override;
+  method::Evaluation score(const at::Tensor& logits, const data::Batch& batch) override;
   void pause() override;
   method::EngineReport take_report() override;
   void on_range_ready(method::RangeCallback callback) override;

@@ -220,10 +220,10 @@ Returned Stage::back_block_by_block(size_t end, Kept& kept, Returned at,
   return at;
 }
 
-nn::Streams Stage::evaluate(const nn::Streams& input) {
+nn::Streams Stage::predict(const nn::Streams& input, nn::ForwardContext context) {
   const at::NoGradGuard no_grad;
   const Autocast autocast(options_.autocasts, params_.values().device());
-  nn::ForwardContext context{.training = false, .seed = options_.seed};
+  context.seed = options_.seed;
   nn::Streams streams = input;
   for (size_t i = first_block(); i < end_block(); ++i) streams = block(i).forward(streams, context);
   return streams;

@@ -60,8 +60,8 @@ class Stage : public io::Stateful {
   Returned backward(int64_t micro_batch, Returned returned,
                     const std::function<void(size_t block)>& on_block_done = {});
 
-  // Without keeping anything, running statistics as they are.
-  nn::Streams evaluate(const nn::Streams& input);
+  // Without keeping anything.
+  nn::Streams predict(const nn::Streams& input, nn::ForwardContext context);
 
   // Backpropagation at the parameters of now, beside training, to compare with: a graph of the
   // whole stage from its input, and the way back through it. Adds to the flat gradient; nothing

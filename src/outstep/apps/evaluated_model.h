@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "outstep/apps/stored_model.h"
+#include "outstep/train/assembly.h"
+
+namespace outstep::apps {
+
+// A stored model in the place of a rank's, with data beside it: to be evaluated, by one process and
+// all of it. Throws ConfigError for overrides that say anything but [data], [evaluation] and
+// [engine], and for data that the model cannot take; DataError.
+class EvaluatedModel {
+ public:
+  EvaluatedModel(const std::filesystem::path& named, const std::vector<std::string>& overrides);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  train::Recipe& recipe() { return recipe_; }
+  train::Assembly& assembly() { return *assembly_; }  // groups, data, model, stream, engine
+
+ private:
+  EvaluatedModel(StoredModel stored, const std::vector<std::string>& overrides);
+
+  std::filesystem::path folder_;
+  train::Recipe recipe_;
+  std::vector<std::unique_ptr<comm::Fabric>> fabrics_;
+  std::unique_ptr<train::Assembly> assembly_;
+};
+
+}  // namespace outstep::apps

@@ -1,0 +1,143 @@
+#include "outstep/ensemble/averaging.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "outstep/base/clock.h"
+#include "outstep/base/errors.h"
+#include "outstep/base/rng.h"
+#include "outstep/method/traffic.h"
+
+namespace outstep::ensemble {
+namespace {
+
+constexpr comm::Tag kMean = 1, kModels = 2;
+
+Timing usual_timing(const std::string& method) {
+  if (method == "papa") return {.interval = 10};
+  if (method == "dart") return {.interval = 600};
+  if (method == "noloco") return {.interval = 50};
+  return {.interval = 1000};
+}
+
+CounterRng rng_of(const char* method, uint64_t seed, int64_t step) {
+  return CounterRng(
+      {.seed = seed, .purpose = purpose(method), .stream = static_cast<uint64_t>(step)});
+}
+
+}  // namespace
+
+AveragingOptions AveragingOptions::read(io::Section& section, const std::string& method) {
+  AveragingOptions options{.timing = Timing::read(section, usual_timing(method))};
+  if (method == "papa") options.alpha = section.number("alpha", 0.99, {.min = 0, .max = 1});
+  return options;
+}
+
+Partners draw_pairs(uint64_t seed, int64_t step, int num_members) {
+  CounterRng rng = rng_of("ensemble.papa_2", seed, step);
+  const auto count = static_cast<uint64_t>(num_members);
+  Partners partners;
+  for (int n = 0; n < num_members; ++n) {
+    const uint64_t first = rng.below(count);
+    const uint64_t second = (first + 1 + rng.below(count - 1)) % count;
+    partners.emplace_back(static_cast<int>(first), static_cast<int>(second));
+  }
+  return partners;
+}
+
+Partners draw_matching(uint64_t seed, int64_t step, int num_members) {
+  CounterRng rng = rng_of("ensemble.noloco", seed, step);
+  std::vector<int> order(static_cast<size_t>(num_members));
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.below(i)]);
+  Partners partners;
+  for (int n = 0; n < num_members; ++n) partners.emplace_back(n, n);
+  for (size_t i = 0; i + 1 < order.size(); i += 2) {
+    partners[static_cast<size_t>(order[i])].second = order[i + 1];
+    partners[static_cast<size_t>(order[i + 1])].second = order[i];
+  }
+  return partners;
+}
+
+Averaging::Averaging(const Parts& parts, std::string method, AveragingOptions options)
+    : parts_(parts), method_(std::move(method)), options_(options) {}
+
+bool Averaging::is_due(const method::MixContext& context) const {
+  return parts_.group.size() > 1 && options_.timing.is_due(context.step);
+}
+
+method::MixReport Averaging::after_step(const method::MixContext& context,
+                                        std::span<optim::State* const> /*states*/) {
+  const trace::Span span(context.tracer, trace::Track::compute, "average", {.step = context.step});
+  const at::NoGradGuard no_grad;
+  const int num_members = parts_.group.size();
+  const int64_t bytes_before = parts_.group.bytes_sent();
+  const Clock::time_point begin = Clock::now();
+  if (method_ == "papa_2") {
+    average_by_two(draw_pairs(parts_.seed, context.step, num_members), context);
+  } else if (method_ == "noloco") {
+    average_by_two(draw_matching(parts_.seed, context.step, num_members), context);
+  } else {
+    pull_to_mean(method_ == "papa" ? (1 - options_.alpha) * context.lr_share : 1, context);
+  }
+  const double seconds = seconds_since(begin);
+  return {.bytes_sent = parts_.group.bytes_sent() - bytes_before,
+          .num_mixed = parts_.params.num_parameters(),
+          .communication_seconds = seconds,
+          .idle_seconds = seconds};
+}
+
+void Averaging::pull_to_mean(double strength, const method::MixContext& context) {
+  const at::Tensor& values = parts_.params.values();
+  const at::Tensor mean = values.clone();
+  parts_.group.all_reduce(mean, {.tag = kMean, .what = "mean of members", .step = context.step});
+  mean.div_(parts_.group.size());
+  if (strength >= 1) {
+    values.copy_(mean);
+  } else {
+    values.mul_(1 - strength).add_(mean, strength);
+  }
+}
+
+// Whole models travel from member to member, receives first; each goes to as many as want it.
+void Averaging::average_by_two(const Partners& partners, const method::MixContext& context) {
+  comm::Group& group = parts_.group;
+  const at::Tensor& values = parts_.params.values();
+  const int own = group.rank();
+  const auto [first, second] = partners[static_cast<size_t>(own)];
+  const comm::CallOptions options{.tag = kModels, .what = "a member", .step = context.step};
+  std::vector<comm::Work> works;
+  const auto bring = [&](int member) {
+    if (member == own) return values.clone();
+    const at::Tensor theirs = at::empty_like(values);
+    works.push_back(group.recv(theirs, member, options));
+    return theirs;
+  };
+  const at::Tensor a = bring(first);
+  const at::Tensor b = second == first ? a : bring(second);
+  for (int n = 0; n < group.size(); ++n) {
+    const auto& [one, other] = partners[static_cast<size_t>(n)];
+    if (n != own && (one == own || other == own)) works.push_back(group.send(values, n, options));
+  }
+  for (comm::Work& work : works) work.wait();
+  // A sum of two has the same bits in either order: both of a pair get the same.
+  if (second != first) values.copy_(a.add(b).mul_(0.5));
+}
+
+double Averaging::planned_bytes_per_step() const {
+  const nn::FlatParams& params = parts_.params;
+  const int num_members = parts_.group.size();
+  double bytes = 0;
+  if (num_members > 1 && is_by_two()) {
+    const auto model = static_cast<double>(params.values().nbytes());
+    const double matched = num_members - num_members % 2;
+    // A child's two parents are others but for a share of 1 / N each.
+    bytes = model * (method_ == "papa_2" ? 2 * (1 - 1.0 / num_members) : matched / num_members);
+  } else if (num_members > 1) {
+    bytes = static_cast<double>(method::all_reduce_bytes(params.size(), parts_.group.rank(),
+                                                         num_members, comm::Wire::exact));
+  }
+  return bytes / static_cast<double>(options_.timing.interval);
+}
+
+}  // namespace outstep::ensemble

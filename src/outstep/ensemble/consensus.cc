@@ -1,0 +1,28 @@
+#include "outstep/ensemble/consensus.h"
+
+#include <cmath>
+
+namespace outstep::ensemble {
+namespace {
+
+double squared_norm(const at::Tensor& values) {
+  const double norm =
+      at::linalg_vector_norm(values, 2, std::nullopt, false, at::kDouble).item<double>();
+  return norm * norm;
+}
+
+}  // namespace
+
+Consensus measure_consensus(comm::Group& members, const at::Tensor& values) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor mean = values.clone();
+  members.all_reduce(mean, {.what = "mean of members"});
+  mean.div_(members.size());
+  Consensus consensus{.mean_norm = squared_norm(mean)};
+  const at::Tensor distance = at::full({1}, squared_norm(mean.sub_(values)), at::kDouble);
+  members.all_reduce(distance, {.what = "distances to the mean"});
+  consensus.distance = distance.item<double>() / members.size();
+  return consensus;
+}
+
+}  // namespace outstep::ensemble

@@ -1,0 +1,158 @@
+#include "outstep/ensemble/plan.h"
+
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "outstep/base/errors.h"
+#include "outstep/base/hash.h"
+#include "outstep/base/rng.h"
+
+namespace outstep::ensemble {
+namespace {
+
+// 1 / (2 k + 1).
+constexpr std::array<double, 11> kReciprocals = {
+    1.0,      1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9, 1.0 / 11,
+    1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21};  // |s| < 0.172: the next term is below 2^-56
+
+constexpr int kLayerBits = 16;  // of a stream; the step has the others
+
+CounterRng rng_of(const PlanOptions& options, int layer) {
+  check(layer < 1 << kLayerBits, "a model has fewer than 65,536 layers");
+  return CounterRng(
+      {.seed = options.seed,
+       .purpose = purpose("ensemble.shuffle"),
+       .stream = static_cast<uint64_t>(options.step) << kLayerBits | static_cast<uint64_t>(layer)});
+}
+
+// ln(1 - p), also where 1 - p would be rounded to 1.
+double log_of_complement(double p) {
+  constexpr double kSmall = 1e-4;  // p^4 is below the last bit then
+  return p < kSmall ? -p * (1 + p * (0.5 + p / 3)) : portable_log(1 - p);
+}
+
+// How many elements are passed over before the next that is taken: geometric, by inversion. U lies
+// in (0, 1], so that ln U is finite. scale: 1 / ln(1 - p).
+double skip(CounterRng& rng, double scale) {
+  const double uniform = static_cast<double>((rng.next_u64() >> 11) + 1) * 0x1p-53;
+  return std::floor(portable_log(uniform) * scale);
+}
+
+// Fisher and Yates's shuffle. One random number serves as many of its draws as fit: it is read as
+// digits of mixed radix.
+void draw_permutation(CounterRng& rng, std::span<uint16_t> sources) {
+  std::iota(sources.begin(), sources.end(), uint16_t{0});
+  uint64_t digits = 0;
+  size_t covered = 1;  // draws that digits still hold end here
+  for (size_t i = 1; i < sources.size(); ++i) {
+    if (i >= covered) {
+      uint64_t radix = 1;
+      while (covered < sources.size() &&
+             radix <= std::numeric_limits<uint64_t>::max() / (covered + 1)) {
+        radix *= ++covered;
+      }
+      digits = rng.below(radix);
+    }
+    std::swap(sources[i], sources[digits % (i + 1)]);
+    digits /= i + 1;
+  }
+}
+
+void draw_shift(CounterRng& rng, std::span<uint16_t> sources) {
+  const uint64_t shift = rng.below(sources.size());
+  for (size_t n = 0; n < sources.size(); ++n) {
+    sources[n] = static_cast<uint16_t>((n + shift) % sources.size());
+  }
+}
+
+void take(Plan& plan, int64_t position, CounterRng& rng, bool is_cyclic) {
+  plan.positions.push_back(position);
+  const size_t begin = plan.sources.size();
+  plan.sources.resize(begin + static_cast<size_t>(plan.num_members));
+  const auto sources = std::span(plan.sources).subspan(begin);
+  if (is_cyclic) {
+    draw_shift(rng, sources);
+  } else {
+    draw_permutation(rng, sources);
+  }
+}
+
+void plan_layer(Plan& plan, const Layer& layer, double p, const PlanOptions& options) {
+  CounterRng rng = rng_of(options, layer.number);
+  const bool takes_all = p >= 1;
+  const double scale = takes_all ? 0 : 1 / log_of_complement(p);
+  const auto next_skip = [&] { return takes_all ? 0 : skip(rng, scale); };
+  const auto size = static_cast<double>(layer.size());
+  auto piece = layer.pieces.begin();
+  int64_t before = 0;  // elements in pieces before this one
+  // In double: a skip may be longer than any layer.
+  for (double next = next_skip(); next < size; next += 1 + next_skip()) {
+    const auto index = static_cast<int64_t>(next);
+    while (index - before >= piece->size()) before += (piece++)->size();
+    take(plan, piece->begin + index - before, rng, options.is_cyclic);
+  }
+}
+
+template <typename T>
+uint64_t hash_of(const std::vector<T>& values, uint64_t seed) {
+  return hash64(std::as_bytes(std::span(values)), seed);
+}
+
+}  // namespace
+
+// With s = (m - 1) / (m + 1), ln m = 2 artanh s = 2 (s + s³/3 + s⁵/5 + …); m is near 1.
+double portable_log(double x) {
+  constexpr double kLn2 = 0.693147180559945309417;
+  constexpr double kSqrtHalf = 0.707106781186547524401;
+  constexpr uint64_t kExponentBits = 0x7FFULL << 52, kExponentOfHalf = 1022ULL << 52;
+  // x = m 2^exponent, m in [1/2, 1), then in [√½, √2).
+  const auto bits = std::bit_cast<uint64_t>(x);
+  int exponent = static_cast<int>(bits >> 52) - 1022;
+  double m = std::bit_cast<double>((bits & ~kExponentBits) | kExponentOfHalf);
+  if (m < kSqrtHalf) {
+    m *= 2;
+    --exponent;
+  }
+  const double s = (m - 1) / (m + 1);
+  const double z = s * s;
+  double sum = 0;
+  for (size_t k = kReciprocals.size(); k-- > 0;) sum = sum * z + kReciprocals[k];
+  return exponent * kLn2 + 2 * s * sum;
+}
+
+uint64_t Plan::hash() const {
+  return hash_of(sources, hash_of(positions, static_cast<uint64_t>(num_members)));
+}
+
+Plan make_plan(std::span<const Layer> layers, std::span<const double> probabilities,
+               const PlanOptions& options) {
+  check(options.num_members >= 1 && options.num_members <= std::numeric_limits<uint16_t>::max(),
+        "a population has at most 65,535 members");
+  Plan plan{.num_members = options.num_members};
+  for (const Layer& layer : layers) {
+    const double p = probabilities[static_cast<size_t>(layer.number)];
+    if (p > 0) plan_layer(plan, layer, p, options);
+  }
+  return plan;
+}
+
+void shuffle_in_process(const Plan& plan, std::span<const at::Tensor> members) {
+  check(std::ssize(members) == plan.num_members, "a plan is for as many members as it says");
+  const at::Tensor positions =
+      at::tensor(at::IntArrayRef(plan.positions), at::kLong).to(members.front().device());
+  std::vector<at::Tensor> before;
+  for (const at::Tensor& values : members) before.push_back(values.index_select(0, positions));
+  for (int n = 0; n < plan.num_members; ++n) {
+    at::Tensor sources = at::empty({plan.size()}, at::kLong);
+    for (int64_t k = 0; k < plan.size(); ++k) sources[k] = plan.source(k, n);
+    const at::Tensor taken =
+        at::stack(before).gather(0, sources.to(positions.device()).unsqueeze(0));  // [1, positions]
+    members[static_cast<size_t>(n)].index_copy_(0, positions, taken.squeeze(0));
+  }
+}
+
+}  // namespace outstep::ensemble

@@ -1,0 +1,48 @@
+#include "outstep/ensemble/soup.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "outstep/base/errors.h"
+
+namespace outstep::ensemble {
+
+SoupOptions SoupOptions::read(io::Section& section) {
+  SoupOptions options;
+  const std::string statistics =
+      section.text("batch_norm", "recompute", {.choices = {"recompute", "average"}});
+  if (statistics == "average") {
+    options.statistics = Statistics::average;
+  } else {
+    options.batches = section.integer("batch_norm_batches", options.batches, {.min = 1});
+  }
+  return options;
+}
+
+void make_soup(comm::Group& members, const at::Tensor& values, std::span<const int> ingredients) {
+  check(!ingredients.empty(), "a soup has an ingredient");
+  const at::NoGradGuard no_grad;
+  if (values.numel() == 0) return;
+  if (std::ranges::count(ingredients, members.rank()) == 0) values.zero_();
+  members.all_reduce(values, {.what = "a soup"});
+  values.div_(std::ssize(ingredients));
+}
+
+GreedySoup greedy_soup(std::span<const double> scores,
+                       const std::function<double(std::span<const int> ingredients)>& score_of) {
+  std::vector<int> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::ranges::greater(),
+                           [&](int member) { return scores[static_cast<size_t>(member)]; });
+  GreedySoup soup{.ingredients = {order.front()},
+                  .score = scores[static_cast<size_t>(order.front())]};
+  for (size_t i = 1; i < order.size(); ++i) {
+    std::vector<int> more = soup.ingredients;
+    more.push_back(order[i]);
+    const double score = score_of(more);
+    if (score > soup.score) soup = {.ingredients = std::move(more), .score = score};
+  }
+  return soup;
+}
+
+}  // namespace outstep::ensemble

@@ -1,0 +1,36 @@
+#include "outstep/ensemble/soup.h"
+
+#include "outstep/ensemble/testing.h"
+
+namespace outstep::ensemble {
+namespace {
+
+TEST(Soup, IsTheMeanOfItsIngredientsOnEveryMember) {
+  const auto soups = testing::values_after(4, [](comm::Group& group) {
+    const at::Tensor values = at::full({5}, static_cast<double>(1 << group.rank()), at::kFloat);
+    make_soup(group, values, std::vector<int>{3, 1});
+    return values;
+  });
+  for (const at::Tensor& soup : soups) EXPECT_TRUE(at::equal(soup, at::full({5}, 5.0f)));
+}
+
+TEST(GreedySoup, TakesWhatMakesItBetter) {
+  std::vector<std::vector<int>> asked;
+  const auto score_of = [&](std::span<const int> ingredients) {
+    asked.emplace_back(ingredients.begin(), ingredients.end());
+    return ingredients.back() == 0 ? 0.6 : 0.8 + 0.01 * static_cast<double>(ingredients.size());
+  };
+  const GreedySoup soup = greedy_soup(std::vector<double>{0.7, 0.5, 0.75, 0.6}, score_of);
+  EXPECT_EQ(soup.ingredients, (std::vector<int>{2, 3, 1}));
+  EXPECT_DOUBLE_EQ(soup.score, 0.83);
+  using Soups = std::vector<std::vector<int>>;
+  EXPECT_EQ(asked, (Soups{{2, 0}, {2, 3}, {2, 3, 1}}));
+}
+
+TEST(GreedySoup, KeepsTheBestAloneWhereNothingHelps) {
+  const auto as_good = [](std::span<const int>) { return 0.9; };
+  EXPECT_EQ(greedy_soup(std::vector<double>{0.9, 0.9}, as_good).ingredients, std::vector<int>{0});
+}
+
+}  // namespace
+}  // namespace outstep::ensemble

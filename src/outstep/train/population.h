@@ -1,0 +1,50 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <vector>
+
+#include "outstep/train/assembly.h"
+
+namespace outstep::train {
+
+// What the members of a finished run are worth: each by itself, together, and as one model.
+struct Population {
+  std::vector<method::Evaluation> members;  // by member
+  method::Evaluation ensemble;              // the mean of their logits
+  method::Evaluation average;               // the mean of their weights: the uniform soup
+  method::Evaluation greedy;                // the greedy soup, chosen on the same validation set
+  std::vector<int> greedy_members;          // its ingredients, best first
+  double consensus_distance = 0;            // (1/N) Σ ‖θ_n - mean‖²
+  double relative_distance = 0;             // its root over the mean's norm
+  std::filesystem::path average_folder;     // the average as a model folder
+  bool has_classes = false;                 // accuracies say something
+
+  nlohmann::ordered_json to_json() const;
+};
+
+// How far members are apart, of all stages together; the same on every rank. Collective over the
+// world, paused.
+struct Distance {
+  double squared = 0;   // (1/N) Σ ‖θ_n - mean‖²
+  double relative = 0;  // its root over the mean's norm
+};
+Distance measure_distance(Assembly& assembly);
+
+// Evaluates members, ensemble, average and greedy soup, and writes the average, with its
+// ingredients' provenance in the file's metadata, into RUN/average. Every rank of the world calls
+// it, paused; parameters and buffers are afterwards what they were. members: their evaluations.
+Population conclude(const Recipe& recipe, Assembly& assembly,
+                    const std::filesystem::path& run_folder, int64_t step,
+                    std::vector<method::Evaluation> members);
+
+// The buffers become their means over soup.batches batches of training data at the live parameters,
+// which all members must have alike; each replica of each member makes a part of them. Collective.
+void recompute_statistics(const Recipe& recipe, Assembly& assembly);
+// Whether the model has any: batch norm's running statistics.
+bool has_buffers(const nn::Model& model);
+
+// The folder of a run's average. It is there once a run of several members has finished.
+std::filesystem::path average_folder(const std::filesystem::path& run_folder);
+
+}  // namespace outstep::train

@@ -1,0 +1,307 @@
+#include "outstep/train/population.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "outstep/io/files.h"
+#include "outstep/io/safetensors.h"
+#include "outstep/train/checkpoint.h"
+#include "outstep/train/evaluation.h"
+#include "outstep/train/test_world.h"
+
+// Populations in whole runs: what mixes and what does not, with replicas and stages, stopped and
+// resumed; what a run comes to.
+
+namespace outstep::train {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using testing::TemporaryFolder;
+using Overrides = std::vector<std::string>;
+
+class PopulationTest : public ::testing::Test {
+ protected:
+  PopulationTest() {
+    at::set_num_threads(1);
+    testing::write_text_data(folder_.path() / "words.txt");
+    testing::write_image_data(folder_.path() / "images");
+  }
+  std::string images() const { return testing::image_recipe(folder_.path() / "images"); }
+  std::string text() const { return testing::text_recipe(folder_.path() / "words.txt"); }
+  static Overrides with(Overrides overrides, const Overrides& more) {
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return overrides;
+  }
+  Summary train(const std::string& toml, const Overrides& overrides, const std::string& name,
+                bool resume = false) const {
+    return testing::train_well(
+        {.toml = toml, .overrides = overrides, .folder = folder_.path() / name, .resume = resume});
+  }
+  // A member's model in the newest checkpoint.
+  std::string member_bytes(const std::string& name, int num_members, int member) const {
+    const fs::path newest = list_checkpoints(folder_.path() / name).back().folder;
+    return testing::file_bytes(member_folder(newest, num_members, member) / "model.safetensors");
+  }
+  at::Tensor weight(const std::string& name, int num_members, int member,
+                    const std::string& tensor) const {
+    const fs::path newest = list_checkpoints(folder_.path() / name).back().folder;
+    return io::Safetensors(member_folder(newest, num_members, member) / "model.safetensors")
+        .tensor(tensor)
+        .clone();
+  }
+  void drop_checkpoints_after(const std::string& name, int64_t step) const {
+    for (const auto& info : list_checkpoints(folder_.path() / name)) {
+      if (info.step > step) fs::remove_all(info.folder);
+    }
+  }
+  // A run that goes on from the middle is the run that never stopped, for all members.
+  void expect_resumes(const std::string& toml, const Overrides& overrides, const std::string& name,
+                      int num_members) const {
+    const Overrides saving = with(overrides, {"checkpoint.every=3", "checkpoint.keep=9"});
+    const Summary first = train(toml, saving, name);
+    EXPECT_TRUE(first.finished) << name;
+    std::vector<std::string> models;
+    for (int m = 0; m < num_members; ++m) models.push_back(member_bytes(name, num_members, m));
+    EXPECT_NE(models[0], models[1]) << name;
+    const auto average = folder_.path() / name / "average" / "model.safetensors";
+    const std::string average_bytes = testing::file_bytes(average);
+    drop_checkpoints_after(name, 3);
+    const Summary again = train(toml, saving, name, true);
+    for (int m = 0; m < num_members; ++m) {
+      EXPECT_EQ(member_bytes(name, num_members, m), models[static_cast<size_t>(m)])
+          << name << ", member " << m;
+    }
+    EXPECT_EQ(testing::file_bytes(average), average_bytes) << name;
+    EXPECT_EQ(again.validation_loss, first.validation_loss) << name;
+  }
+
+  TemporaryFolder folder_;
+};
+
+// Nothing is mixed: each member is the run of one model with its own seed.
+TEST_F(PopulationTest, Spec8WithoutMixingMembersAreRunsByThemselves) {
+  const Overrides population = {"mesh.members=3", "ensemble.init=independent"};
+  train(images(), with(population, {"ensemble.name=none"}), "none");
+  train(images(), with(population, {"ensemble.name=wash", "ensemble.p=0"}), "p0");
+  for (int member = 0; member < 3; ++member) {
+    const std::string name = "alone-" + std::to_string(member);
+    const uint64_t seed = member_seed(1, member);
+    train(images(), {"train.seed=" + std::to_string(seed)}, name);
+    EXPECT_EQ(member_bytes("none", 3, member), member_bytes(name, 1, 0)) << member;
+    EXPECT_EQ(member_bytes("p0", 3, member), member_bytes(name, 1, 0)) << member;
+  }
+}
+
+TEST_F(PopulationTest, MembersBeginAlikeAndSeeTheDataInOrdersOfTheirOwn) {
+  std::vector<at::Tensor> values(2);
+  std::vector<at::Tensor> batches(2);
+  for (const std::string init : {"same", "independent"}) {
+    testing::on_world(
+        {.toml = images(), .overrides = {"mesh.members=2", "ensemble.init=" + init}, .folder = {}},
+        [&](Recipe&, Assembly& assembly) {
+          const auto member = static_cast<size_t>(assembly.place.member);
+          values[member] = assembly.params->values().clone();
+          batches[member] = assembly.stream->next().inputs.clone();
+          return Summary{};
+        });
+    EXPECT_EQ(at::equal(values[0], values[1]), init == "same");
+    EXPECT_FALSE(at::equal(batches[0], batches[1]));
+  }
+}
+
+TEST_F(PopulationTest, AShuffleOfAllLayersKeepsWhatMembersHaveTogether) {
+  const Overrides population = {"mesh.members=3", "train.steps=1"};
+  train(images(), population, "apart");
+  train(images(),
+        with(population, {"ensemble.name=wash", "ensemble.p=0.5", "ensemble.depth=constant"}),
+        "mixed");
+  const auto sorted = [&](const std::string& name, const std::string& tensor) {
+    std::vector<at::Tensor> members;
+    for (int m = 0; m < 3; ++m) members.push_back(weight(name, 3, m, tensor).flatten());
+    return std::get<0>(at::stack(members).sort(0));
+  };
+  for (const std::string tensor : {"conv1.weight", "bn1.weight", "fc.weight"}) {
+    EXPECT_TRUE(at::equal(sorted("apart", tensor), sorted("mixed", tensor))) << tensor;
+  }
+  const std::string weights = "conv1.weight";
+  EXPECT_FALSE(at::equal(weight("apart", 3, 0, weights), weight("mixed", 3, 0, weights)));
+  // Buffers are each member's own.
+  const std::string statistics = "bn1.running_mean";
+  EXPECT_TRUE(at::equal(weight("apart", 3, 1, statistics), weight("mixed", 3, 1, statistics)));
+}
+
+TEST_F(PopulationTest, AllOfTheFamilyRunsAndResumes) {
+  for (const std::string method :
+       {"wash", "wash_opt", "papa", "papa_all", "papa_2", "dart", "sparta", "noloco"}) {
+    Overrides overrides = {"mesh.members=3", "ensemble.name=" + method, "ensemble.interval=2",
+                           "evaluation.every=2"};
+    if (method.starts_with("wash") || method == "sparta") overrides.push_back("ensemble.p=0.3");
+    // Averages of all end alike if the last step averages.
+    overrides.push_back("ensemble.stop_step=5");
+    expect_resumes(images(), overrides, method, 3);
+  }
+}
+
+TEST_F(PopulationTest, ADelayedShuffleResumesWithWhatIsOnItsWay) {
+  expect_resumes(
+      images(), {"mesh.members=3", "ensemble.name=wash", "ensemble.p=0.3", "ensemble.delayed=true"},
+      "delayed", 3);
+}
+
+// Replicas and stages do the same shuffle, each of what it holds; the sync's own copies follow.
+TEST_F(PopulationTest, Show4WashOverEverySyncAndOverPetra) {
+  const Overrides wash = {"mesh.members=2", "ensemble.name=wash", "ensemble.p=0.2",
+                          "train.accumulation=2"};
+  for (const std::string sync : {"ddp", "zero1", "acco", "dpu", "wp"}) {
+    Overrides overrides = with(wash, {"mesh.replicas=2", "sync.name=" + sync});
+    if (sync == "zero1") overrides.push_back("sync.overlap=true");
+    if (sync != "ddp" && sync != "zero1") overrides.push_back("sync.counts=fixed");
+    expect_resumes(text(), overrides, sync, 2);
+    const Overrides with_moments = with(overrides, {"ensemble.name=wash_opt"});
+    expect_resumes(text(), with_moments, sync + "-opt", 2);
+  }
+  EXPECT_EQ(member_bytes("ddp", 2, 1), member_bytes("zero1", 2, 1));
+  EXPECT_EQ(member_bytes("ddp-opt", 2, 1), member_bytes("zero1-opt", 2, 1));
+  EXPECT_NE(member_bytes("ddp", 2, 1), member_bytes("ddp-opt", 2, 1));
+  // An acco that waits is zero1 also where its shards' own copies have to follow the shuffle.
+  train(text(),
+        with(wash, {"mesh.replicas=2", "sync.name=acco", "sync.counts=fixed",
+                    "sync.synchronous_steps=100"}),
+        "acco-waiting");
+  EXPECT_EQ(member_bytes("acco-waiting", 2, 1), member_bytes("ddp", 2, 1));
+  expect_resumes(text(),
+                 with(wash, {"model.name=revgpt", "mesh.stages=2", "engine.stages=[3, 3]",
+                             "engine.name=petra"}),
+                 "petra", 2);
+}
+
+// A stage shuffles its layers as a whole model would.
+TEST_F(PopulationTest, StagesShuffleLikeOneProcess) {
+  const Overrides wash = {"mesh.members=2", "ensemble.name=wash", "ensemble.p=0.2",
+                          "model.name=revnet18", "train.accumulation=2"};
+  train(images(), wash, "whole");
+  train(images(), with(wash, {"mesh.stages=3", "engine.stages=[3, 4, 3]", "engine.name=gpipe"}),
+        "staged");
+  for (int member = 0; member < 2; ++member) {
+    EXPECT_EQ(member_bytes("whole", 2, member), member_bytes("staged", 2, member));
+  }
+}
+
+TEST_F(PopulationTest, TheEndIsMembersEnsembleAverageAndSoup) {
+  const Overrides population = {"mesh.members=3", "ensemble.name=wash", "ensemble.p=0.1"};
+  const Summary summary = train(images(), population, "run");
+  ASSERT_TRUE(summary.population);
+  const Population& found = *summary.population;
+  ASSERT_EQ(found.members.size(), 3);
+  for (const auto& evaluation : {found.ensemble, found.average, found.greedy, found.members[2]}) {
+    EXPECT_EQ(evaluation.units, 24);
+    EXPECT_GT(evaluation.loss(), 0);
+  }
+  EXPECT_EQ(summary.accuracy, mean_accuracy(found.members));
+  EXPECT_EQ(summary.validation_loss, mean_loss(found.members));
+  EXPECT_GT(found.consensus_distance, 0);
+  for (const auto& member : found.members) {
+    EXPECT_GE(found.greedy.accuracy(), member.accuracy());
+  }
+  // The file is the mean of the members', and says so.
+  const io::Safetensors average(found.average_folder / "model.safetensors");
+  at::Tensor sum = weight("run", 3, 0, "conv1.weight");
+  for (int m = 1; m < 3; ++m) sum = sum + weight("run", 3, m, "conv1.weight");
+  EXPECT_TRUE(at::allclose(average.tensor("conv1.weight"), sum / 3, 1e-6, 1e-7));
+  const auto soup = nlohmann::json::parse(average.metadata().at("soup"));
+  EXPECT_EQ(soup["kind"], "uniform soup");
+  EXPECT_EQ(soup["ingredients"].size(), 3);
+  EXPECT_EQ(soup["ingredients"][2]["seed"], member_seed(1, 2));
+  EXPECT_TRUE(fs::exists(found.average_folder / "config.json"));
+}
+
+// The members of an average over everything are one model: so is all that is made of them.
+TEST_F(PopulationTest, OfEqualMembersAllIsOne) {
+  const Summary summary =
+      train(text(), {"mesh.members=2", "ensemble.name=papa_all", "ensemble.interval=8"}, "run");
+  const Population& found = *summary.population;
+  EXPECT_EQ(found.members[0].loss(), found.members[1].loss());
+  EXPECT_EQ(found.average.loss(), found.members[0].loss());
+  EXPECT_NEAR(found.ensemble.loss(), found.members[0].loss(), 1e-6);
+  EXPECT_EQ(found.greedy_members, std::vector<int>{0});
+  EXPECT_EQ(found.consensus_distance, 0);
+}
+
+// Recomputed running statistics are means over batches at the average's own weights: the same
+// however many ranks make them, and not those of the members.
+TEST_F(PopulationTest, RunningStatisticsOfTheAverageAreRecomputed) {
+  const Overrides population = {"mesh.members=2", "evaluation.max_batches=1"};
+  const auto statistics = [&](const std::string& name, const Overrides& more) {
+    const Summary summary = train(images(), with(population, more), name);
+    return io::Safetensors(summary.population->average_folder / "model.safetensors")
+        .tensor("bn1.running_mean")
+        .clone();
+  };
+  const at::Tensor recomputed = statistics("recompute", {"ensemble.batch_norm_batches=4"});
+  const at::Tensor averaged = statistics("average", {"ensemble.batch_norm=average"});
+  EXPECT_FALSE(at::allclose(recomputed, averaged));
+  const at::Tensor mean =
+      (weight("average", 2, 0, "bn1.running_mean") + weight("average", 2, 1, "bn1.running_mean")) /
+      2;
+  EXPECT_TRUE(at::allclose(averaged, mean, 1e-6, 1e-7));
+}
+
+TEST_F(PopulationTest, AnotherNumberOfMembersIsRefused) {
+  train(images(), {"mesh.members=2", "train.steps=2"}, "run");
+  const auto outcomes = testing::train({.toml = images(),
+                                        .overrides = {"mesh.members=3"},
+                                        .folder = folder_.path() / "run",
+                                        .resume = true});
+  for (const auto& outcome : outcomes) {
+    EXPECT_THAT(outcome.error, HasSubstr("only the number of replicas may differ"));
+  }
+}
+
+TEST_F(PopulationTest, StopsAtOneStepOnAllMembers) {
+  std::atomic<bool> stop = false;
+  const auto outcomes = testing::train(
+      {.toml = text(),
+       .overrides = {"mesh.members=3", "ensemble.name=wash", "train.steps=5000"},
+       .folder = folder_.path() / "stopped",
+       .stop = &stop,
+       .on_progress = [&](int, const Progress& progress) { stop = progress.step >= 3; }});
+  for (const auto& outcome : outcomes) {
+    EXPECT_EQ(outcome.error, "");
+    EXPECT_FALSE(outcome.summary.finished);
+    EXPECT_EQ(outcome.summary.steps, outcomes[0].summary.steps);
+    EXPECT_FALSE(outcome.summary.population);
+  }
+}
+
+// The lines of each rank are its member's; a line of validation knows how far members are apart.
+TEST_F(PopulationTest, LinesTellMembersApart) {
+  train(images(), {"mesh.members=2", "ensemble.name=wash", "ensemble.p=0.2", "train.steps=2"},
+        "run");
+  for (int rank = 0; rank < 2; ++rank) {
+    const std::string text = io::read_text(folder_.path() / "run" / "metrics" /
+                                           ("rank-" + std::to_string(rank) + ".jsonl"));
+    std::istringstream lines(text);
+    int num_checked = 0;
+    for (std::string line; std::getline(lines, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json["kind"] == "train") {
+        EXPECT_EQ(json["member"], rank);
+        EXPECT_GT(json["mix/bytes_sent"], 0);
+        EXPECT_NEAR(json["mix/moved_fraction"], 0.2 * 0.5 * 0.3, 0.03);
+        ++num_checked;
+      } else if (json["kind"] == "validation") {
+        EXPECT_GT(json["consensus_distance"], 0);
+        ++num_checked;
+      }
+    }
+    EXPECT_EQ(num_checked, 3);
+  }
+}
+
+}  // namespace
+}  // namespace outstep::train
