@@ -14,7 +14,7 @@ import unittest
 import support
 from support import ROOT, InTemporaryFolder, Ranks, checkpoints, environment, outstep
 
-COMMANDS = ["train", "resume", "eval", "sample", "export", "plan", "launch", "data", "inspect", "bench"]
+COMMANDS = ["train", "resume", "eval", "sample", "export", "soup", "plan", "launch", "data", "inspect", "bench"]
 # What makes the documents' runs take a second here; all else is typed as it stands there.
 SMALL = ["--train.steps=6", "--evaluation.max_batches=2", "--evaluation.every=3", "--checkpoint.every=3",
          "--model.n_layer=1", "--model.n_embd=16", "--engine.micro_batch=2", "--log.every=2",
@@ -175,6 +175,33 @@ class Commands(InTemporaryFolder):
             said = self.run_ok("export", run, "--to", to).stdout
             command = re.search(r"(?m)^next +(?:\./)?outstep (eval .*)$", said)[1]
             self.run_ok(*shlex.split(command), "--evaluation.max_batches=1")
+
+    def test_a_population_and_its_average(self):
+        self.write("population.toml", """
+            model = {name = "resnet18", width = 2}
+            data = {name = "fashion_mnist"}
+            mesh = {members = 2}
+            ensemble = {name = "wash", p = 0.1}
+            optimizer = {name = "sgd"}
+            train = {steps = 3, threads = 1}
+            evaluation = {max_batches = 2}""")
+        said = self.run_ok("train", "population.toml", "--run-dir", "population").stdout
+        for words in ("2 members, mean", "ensemble of their logits", "average of their weights", "greedy soup of"):
+            self.assertIn(words, said)
+        evaluated = self.json_of("eval", "population")
+        self.assertEqual(pathlib.Path(evaluated["model"]).name, "average")
+        checkpoint = checkpoints(self.folder / "population")[-1]
+        self.run_ok("eval", checkpoint / "member-01")
+        result = outstep("eval", checkpoint, folder=self.folder)
+        self.assert_fails(result, 3, "data error: .* holds the models of 2 members; name one of them, as ")
+        made = self.json_of("soup", "population", "--to", "soup")
+        self.assertEqual((made["models"], made["recomputed_batch_norm"]), (2, True))
+        self.run_ok("eval", "soup")
+        result = outstep("soup", "population", self.trained, "--to", "mixed", folder=self.folder)
+        self.assert_fails(result, 3, "data error: .*a soup is made of models of one shape")
+        text = self.run_ok("plan", "population.toml", "--no-measure").stdout
+        self.assertRegex(text, r"wash \(this recipe\)")
+        self.assertIn("papa_2", text)
 
     def test_plan(self):
         plan = self.json_of("plan", self.recipe, "--link", "200mbit")

@@ -12,6 +12,7 @@ namespace outstep::ensemble {
 namespace {
 
 constexpr comm::Tag kMean = 1, kModels = 2;
+constexpr int64_t kPieceElements = 1 << 20;
 
 Timing usual_timing(const std::string& method) {
   if (method == "papa") return {.interval = 10};
@@ -99,29 +100,31 @@ void Averaging::pull_to_mean(double strength, const method::MixContext& context)
   }
 }
 
-// Whole models travel from member to member, receives first; each goes to as many as want it.
+// Models travel from member to member piece by piece, which bounds both memory and the silence
+// between two messages; of each piece receives come first, and it goes to as many as want it.
 void Averaging::average_by_two(const Partners& partners, const method::MixContext& context) {
   comm::Group& group = parts_.group;
-  const at::Tensor& values = parts_.params.values();
   const int own = group.rank();
   const auto [first, second] = partners[static_cast<size_t>(own)];
   const comm::CallOptions options{.tag = kModels, .what = "a member", .step = context.step};
-  std::vector<comm::Work> works;
-  const auto bring = [&](int member) {
-    if (member == own) return values.clone();
-    const at::Tensor theirs = at::empty_like(values);
-    works.push_back(group.recv(theirs, member, options));
-    return theirs;
-  };
-  const at::Tensor a = bring(first);
-  const at::Tensor b = second == first ? a : bring(second);
-  for (int n = 0; n < group.size(); ++n) {
-    const auto& [one, other] = partners[static_cast<size_t>(n)];
-    if (n != own && (one == own || other == own)) works.push_back(group.send(values, n, options));
+  for (const at::Tensor& piece : parts_.params.values().split(kPieceElements)) {
+    std::vector<comm::Work> works;
+    const auto bring = [&](int member) {
+      if (member == own) return piece.clone();
+      const at::Tensor theirs = at::empty_like(piece);
+      works.push_back(group.recv(theirs, member, options));
+      return theirs;
+    };
+    const at::Tensor a = bring(first);
+    const at::Tensor b = second == first ? a : bring(second);
+    for (int n = 0; n < group.size(); ++n) {
+      const auto& [one, other] = partners[static_cast<size_t>(n)];
+      if (n != own && (one == own || other == own)) works.push_back(group.send(piece, n, options));
+    }
+    for (comm::Work& work : works) work.wait();
+    // A sum of two has the same bits in either order: both of a pair get the same.
+    if (second != first) piece.copy_(a.add(b).mul_(0.5));
   }
-  for (comm::Work& work : works) work.wait();
-  // A sum of two has the same bits in either order: both of a pair get the same.
-  if (second != first) values.copy_(a.add(b).mul_(0.5));
 }
 
 double Averaging::planned_bytes_per_step() const {

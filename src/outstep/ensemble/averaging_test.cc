@@ -131,6 +131,45 @@ TEST(Sparta, AveragesAFractionOfThePositions) {
   }
 }
 
+// Longer than a piece.
+TEST(NoLoCo, ModelsTravelInPieces) {
+  const testing::Shapes large = {{1025, 1024}, {7}};
+  const auto start =
+      values_after(2, [&](comm::Group& group) { return Member(group, large).values(); });
+  const auto after = values_after(2, [&](comm::Group& group) {
+    Member member(group, large);
+    Averaging(member.parts, "noloco", {}).after_step({.step = 0}, {});
+    return member.values();
+  });
+  for (const at::Tensor& values : after) {
+    EXPECT_TRUE(at::equal(values, (start[0] + start[1]) * 0.5));
+  }
+}
+
+TEST(Averaging, WrongSettingsAreRefused) {
+  const auto complaint = [](const std::string& method, const std::string& keys) -> std::string {
+    auto settings = io::Settings::from_text("[ensemble]\n" + keys, "my.toml");
+    io::Section section = settings.section("ensemble");
+    try {
+      if (method == "sparta") {
+        SpartaOptions::read(section);
+      } else {
+        AveragingOptions::read(section, method);
+      }
+      settings.require_all_used();
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(complaint("papa", "alpha = 1.5"), HasSubstr("ensemble.alpha is 1.5"));
+  EXPECT_THAT(complaint("papa_all", "alpha = 0.5"), HasSubstr("unknown key \"alpha\""));
+  EXPECT_THAT(complaint("noloco", "interval = 0"), HasSubstr("ensemble.interval is 0"));
+  EXPECT_THAT(complaint("sparta", "p = -1"), HasSubstr("ensemble.p is -1"));
+  EXPECT_EQ(complaint("dart", "start_step = 100\ninterval = 50"), "no error");
+}
+
 TEST(Averaging, OneMemberHasNothingToDo) {
   run_members(1, [&](comm::Group& group) {
     Member member(group, some_shapes());

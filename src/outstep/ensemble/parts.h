@@ -14,6 +14,8 @@ struct Parts {
   nn::FlatParams& params;  // written between two steps
   comm::Group& group;      // this rank's peers in the other members; the mixer's alone
   uint64_t seed = 1;       // the recipe's, the same for all members
+  // The optimizer's vectors on this rank, in lengths of params: a shard of two is less than two.
+  double moments_per_parameter = 0;
 };
 
 }  // namespace outstep::ensemble

@@ -70,6 +70,7 @@ Wash::Wash(const Parts& parts, WashOptions options)
       seed_(parts.seed),
       layers_(layers_of(parts.model, parts.params)),
       factors_(depth_factors(options_.depth, count_layers(parts.model), options_.depth_factors)),
+      lanes_per_parameter_(1 + (options_.moves_moments ? parts.moments_per_parameter : 0)),
       layout_(hash_layout(parts, options_, layers_, factors_)) {
   check(!(options_.is_delayed && options_.moves_moments),
         "a difference may make a second moment negative: wash_opt is never delayed");
@@ -201,7 +202,8 @@ double Wash::planned_bytes_per_step() const {
              static_cast<double>(layer.size()) * (1 - stays);
   }
   const auto element_bytes = static_cast<double>(params_.values().element_size());
-  return moved * element_bytes / static_cast<double>(options_.timing.interval);
+  return moved * lanes_per_parameter_ * element_bytes /
+         static_cast<double>(options_.timing.interval);
 }
 
 void Wash::save(io::StateWriter& writer) const {

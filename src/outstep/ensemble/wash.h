@@ -78,6 +78,7 @@ class Wash : public method::Mixer {
   const uint64_t seed_;
   const std::vector<Layer> layers_;
   const std::vector<double> factors_;  // by layer
+  const double lanes_per_parameter_;   // parameters, and moments if they move
   const uint64_t layout_;              // a hash of what must be the same on all members
   int64_t num_shuffles_ = 0;           // since this was made
   std::optional<Pending> pending_;

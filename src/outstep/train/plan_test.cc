@@ -66,6 +66,7 @@ TEST_F(PlanTest, KnowsWhatEachWayOfMixingSends) {
   EXPECT_GT(bytes["wash"], 0);
   EXPECT_LT(bytes["wash"], bytes["papa"] / 100);
   EXPECT_LT(bytes["papa_all"], bytes["papa"]);
+  EXPECT_EQ(bytes["wash_opt"], 2 * bytes["wash"]);  // with SGD's momentum
   EXPECT_EQ(plan.to_json()["mixings"].size(), 9);
   EXPECT_TRUE(plan_of(images(), {"ensemble.name=wash"}, {.measure = false}).mixings.empty());
 }

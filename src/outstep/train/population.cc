@@ -46,8 +46,12 @@ class OwnModel {
 // From every member's own parameters and buffers.
 void become_soup(const Recipe& recipe, Assembly& assembly, std::span<const int> ingredients) {
   comm::Group& members = *assembly.population_group;
+  const at::Tensor& buffers = assembly.params->buffers();
   ensemble::make_soup(members, assembly.params->values(), ingredients);
-  ensemble::make_soup(members, assembly.params->buffers(), ingredients);
+  ensemble::make_soup(members, buffers, ingredients);
+  // Replicas have the same weights, but running statistics of their own.
+  assembly.control_group->all_reduce(buffers, {.what = "running statistics"});
+  buffers.div_(assembly.control_group->size());
   if (assembly.soup.statistics == Statistics::recompute && has_buffers(*assembly.model)) {
     recompute_statistics(recipe, assembly);
   }

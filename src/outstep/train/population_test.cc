@@ -97,6 +97,15 @@ TEST_F(PopulationTest, Spec8WithoutMixingMembersAreRunsByThemselves) {
   }
 }
 
+// N = 1: there is nobody to mix with.
+TEST_F(PopulationTest, OneMemberIsNoPopulation) {
+  train(text(), {"ensemble.name=none"}, "none");
+  const Summary summary = train(text(), {"ensemble.name=wash", "ensemble.p=1"}, "wash");
+  EXPECT_EQ(member_bytes("wash", 1, 0), member_bytes("none", 1, 0));
+  EXPECT_FALSE(summary.population);
+  EXPECT_EQ(summary.bytes_sent, 0);
+}
+
 TEST_F(PopulationTest, MembersBeginAlikeAndSeeTheDataInOrdersOfTheirOwn) {
   std::vector<at::Tensor> values(2);
   std::vector<at::Tensor> batches(2);
@@ -190,6 +199,16 @@ TEST_F(PopulationTest, StagesShuffleLikeOneProcess) {
   for (int member = 0; member < 2; ++member) {
     EXPECT_EQ(member_bytes("whole", 2, member), member_bytes("staged", 2, member));
   }
+  const auto average = [&](const std::string& name) {
+    const auto file = folder_.path() / name / "average" / "model.safetensors";
+    const io::Safetensors tensors(file);
+    std::vector<at::Tensor> all;
+    for (const auto& [tensor, info] : tensors.tensors()) {
+      all.push_back(tensors.tensor(tensor).flatten());
+    }
+    return at::cat(all);
+  };
+  EXPECT_TRUE(at::equal(average("whole"), average("staged")));
 }
 
 TEST_F(PopulationTest, TheEndIsMembersEnsembleAverageAndSoup) {
@@ -245,10 +264,13 @@ TEST_F(PopulationTest, RunningStatisticsOfTheAverageAreRecomputed) {
   const at::Tensor recomputed = statistics("recompute", {"ensemble.batch_norm_batches=4"});
   const at::Tensor averaged = statistics("average", {"ensemble.batch_norm=average"});
   EXPECT_FALSE(at::allclose(recomputed, averaged));
-  const at::Tensor mean =
-      (weight("average", 2, 0, "bn1.running_mean") + weight("average", 2, 1, "bn1.running_mean")) /
-      2;
-  EXPECT_TRUE(at::allclose(averaged, mean, 1e-6, 1e-7));
+  const auto mean_of = [&](const std::string& name) {
+    return (weight(name, 2, 0, "bn1.running_mean") + weight(name, 2, 1, "bn1.running_mean")) / 2;
+  };
+  EXPECT_TRUE(at::allclose(averaged, mean_of("average"), 1e-6, 1e-7));
+  const at::Tensor of_replicas =
+      statistics("replicas", {"ensemble.batch_norm=average", "mesh.replicas=2", "sync.name=ddp"});
+  EXPECT_TRUE(at::allclose(of_replicas, mean_of("replicas"), 1e-6, 1e-7));
 }
 
 TEST_F(PopulationTest, AnotherNumberOfMembersIsRefused) {

@@ -79,6 +79,15 @@ void require_fits_mesh(const sync::OverlappedOptions& options, const std::string
   }
 }
 
+// Vectors of optimizer state that this rank holds, in lengths of the flat vector.
+double moments_per_parameter(const Assembly& assembly) {
+  int64_t elements = 0;
+  for (const optim::State* state : assembly.sync->optimizer_states()) {
+    for (const at::Tensor& vector : state->vectors) elements += vector.numel();
+  }
+  return static_cast<double>(elements) / static_cast<double>(assembly.params->size());
+}
+
 }  // namespace
 
 std::vector<std::string> engine_names() {
@@ -162,7 +171,8 @@ std::unique_ptr<method::Mixer> make_mixer(Recipe& recipe, Assembly& assembly) {
   const ensemble::Parts parts{.model = *assembly.model,
                               .params = *assembly.params,
                               .group = *assembly.mixing_group,
-                              .seed = recipe.train.seed};
+                              .seed = recipe.train.seed,
+                              .moments_per_parameter = moments_per_parameter(assembly)};
   if (name == "none") return nullptr;
   if (name == "wash" || name == "wash_opt") {
     return std::make_unique<ensemble::Wash>(
