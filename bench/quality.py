@@ -30,6 +30,7 @@ SYNC = {
     "acco scale=1/2": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_scale": 0.5},
     "acco scale=3/4": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_scale": 0.75},
     "acco scale=5/4": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_scale": 1.25},
+    "acco scale=3/2": {"sync.name": "acco", "sync.counts": "fixed", "sync.estimate_scale": 1.5},
     "acco 50 synchronous": {"sync.name": "acco", "sync.counts": "fixed", "sync.synchronous_steps": 50},
 }
 
@@ -46,12 +47,12 @@ def experiments():
     for method in SYNC:
         if method.startswith("acco ") and "w=" not in method:  # int8, scales, synchronous steps
             yield method, "classics", 625, 1e-3, 1
-    for lr in (3e-4, 3e-3):
-        for method in ("lockstep", "acco", "acco w=3/4"):
-            yield method, "classics", 625, lr, 1
-    for steps in (250, 1250):
-        for method in ("lockstep", "acco", "acco w=3/4"):
-            yield method, "classics", steps, 1e-3, 1
+    for seed in (2, 3):
+        yield "acco scale=5/4", "classics", 625, 1e-3, seed
+    for steps, lr in ((250, 1e-3), (625, 3e-3), (625, 3e-4), (1250, 1e-3)):
+        for method in ("lockstep", "acco", "acco scale=5/4"):
+            yield method, "classics", steps, lr, 1
+    yield "acco w=3/4", "classics", 625, 3e-4, 1
     for method in ("lockstep", "acco"):
         yield method, "shakespeare", 500, 1e-3, 2
 
