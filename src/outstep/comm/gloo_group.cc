@@ -43,8 +43,9 @@ struct GlooDevice::Handle {
 // What the group and its transfers share; transfers may outlive the group.
 //
 // Gloo wakes those who wait for a peer that is gone, but for a message that has been sent or
-// received by half. So a thread for each peer with which large messages are exchanged waits for its
-// end, and ends the waits for these.
+// received by half, and for one of any size that the peer had not asked for. So a thread for each
+// peer waits for its end, and ends the waits for what is sent to it, and for large messages from
+// it.
 struct GlooCore {
   c10::intrusive_ptr<ProcessGroupGloo> backend;  // guarded by mutex
   // A receive from each peer that nobody answers. One of a peer that is gone ends at once instead
@@ -52,7 +53,7 @@ struct GlooCore {
   std::vector<c10::intrusive_ptr<c10d::Work>> tripwires;  // guarded by mutex
   std::vector<c10::intrusive_ptr<c10d::Work>> watches;  // by peer, null for most; guarded by mutex
   std::vector<bool> is_gone;                            // by peer; guarded by mutex
-  std::map<c10d::Work*, int> large;  // transfers of large messages: their peer; guarded by mutex
+  std::map<c10d::Work*, int> watched;                   // transfers: their peer; guarded by mutex
   std::mutex mutex;
   Names names;
   int rank = 0;
@@ -77,17 +78,17 @@ struct GlooCore {
       }
     }
     const std::lock_guard lock(mutex);
-    for (const auto& [transfer, peer] : large) transfer->abort();
+    for (const auto& [transfer, peer] : watched) transfer->abort();
   }
 
-  void begin_large(c10d::Work& transfer, int peer) {
+  void begin_watched(c10d::Work& transfer, int peer) {
     const std::lock_guard lock(mutex);
-    large.emplace(&transfer, peer);
+    watched.emplace(&transfer, peer);
     if (is_gone[static_cast<size_t>(peer)] || departure.reason()) transfer.abort();
   }
-  void end_large(c10d::Work& transfer) {
+  void end_watched(c10d::Work& transfer) {
     const std::lock_guard lock(mutex);
-    large.erase(&transfer);
+    watched.erase(&transfer);
   }
 
   // Blocks until the peer is gone, or stop_watching.
@@ -97,7 +98,7 @@ struct GlooCore {
     } catch (const std::exception&) {
       const std::lock_guard lock(mutex);
       is_gone[static_cast<size_t>(peer)] = true;
-      for (const auto& [transfer, its_peer] : large) {
+      for (const auto& [transfer, its_peer] : watched) {
         if (its_peer == peer) transfer->abort();
       }
     }
@@ -130,18 +131,18 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
  public:
   GlooTransfer(std::shared_ptr<GlooCore> core, std::weak_ptr<Waiters> waiters,
                c10::intrusive_ptr<c10d::Work> work, Complaint complaint, std::string post_failure,
-               bool is_large)
+               bool is_watched)
       : core_(std::move(core)),
         waiters_(std::move(waiters)),
         work_(std::move(work)),
         complaint_(std::move(complaint)),
         post_failure_(std::move(post_failure)),
-        is_large_(is_large && work_) {
+        is_watched_(is_watched && work_) {
     ++core_->num_transfers;
-    if (is_large_) core_->begin_large(*work_, complaint_.peer);
+    if (is_watched_) core_->begin_watched(*work_, complaint_.peer);
   }
   ~GlooTransfer() override {
-    if (work_ && is_large_) core_->end_large(*work_);
+    if (work_ && is_watched_) core_->end_watched(*work_);
     --core_->num_transfers;
   }
 
@@ -182,7 +183,7 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
     } catch (const std::exception& failure) {
       error = explain(failure.what(), begun);
     }
-    if (work_ && is_large_) core_->end_large(*work_);
+    if (work_ && is_watched_) core_->end_watched(*work_);
     work_.reset();  // releases the tensor
     const std::lock_guard lock(mutex_);
     error_ = error;
@@ -217,7 +218,7 @@ class GlooTransfer : public Work::Transfer, public std::enable_shared_from_this<
   c10::intrusive_ptr<c10d::Work> work_;  // null where posting failed already
   const Complaint complaint_;
   const std::string post_failure_;
-  const bool is_large_;
+  const bool is_watched_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool is_claimed_ = false;   // guarded by mutex_
@@ -286,8 +287,8 @@ Work GlooGroup::do_recv(at::Tensor tensor, int peer, const CallOptions& options)
 
 Work GlooGroup::post(at::Tensor tensor, int peer, bool is_send, const CallOptions& options) {
   core_->departure.throw_if_set(core_->self());
-  const bool is_large = tensor.nbytes() >= kLargeMessage;
-  if (is_large) watch(peer);
+  const bool is_watched = is_send || tensor.nbytes() >= kLargeMessage;
+  if (is_watched) watch(peer);
   std::vector<at::Tensor> tensors = {std::move(tensor)};
   c10::intrusive_ptr<c10d::Work> work;
   std::string failure;
@@ -302,7 +303,7 @@ Work GlooGroup::post(at::Tensor tensor, int peer, bool is_send, const CallOption
   return Work(std::make_shared<GlooTransfer>(
       core_, waiters_, std::move(work),
       Complaint{.names = core_->names, .peer = peer, .options = options}, std::move(failure),
-      is_large));
+      is_watched));
 }
 
 void GlooGroup::watch(int peer) {
