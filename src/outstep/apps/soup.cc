@@ -42,9 +42,39 @@ void recompute(const fs::path& folder, const Flags& flags, nlohmann::ordered_jso
                         {{"format", "pt"}, {"soup", provenance.dump()}});
 }
 
+// Beside the folder that is asked for, until all of it is there.
+class Partial {
+ public:
+  explicit Partial(fs::path to) : to_(std::move(to)), folder_(to_.string() + ".partial") {
+    std::error_code error;
+    fs::remove_all(folder_, error);  // what an earlier try has left
+  }
+  ~Partial() {
+    std::error_code error;
+    fs::remove_all(folder_, error);
+  }
+  Partial(const Partial&) = delete;
+  Partial& operator=(const Partial&) = delete;
+
+  const fs::path& folder() const { return folder_; }
+  // The model last: a folder with one is complete.
+  void move_to_place() const {
+    std::error_code error;
+    fs::create_directories(to_, error);
+    for (const char* file : {"recipe.toml", "config.json", "model.safetensors"}) {
+      if (!error && fs::exists(folder_ / file)) fs::rename(folder_ / file, to_ / file, error);
+    }
+    if (error) throw DataError("cannot write to {}: {}", to_.string(), error.message());
+  }
+
+ private:
+  const fs::path to_, folder_;
+};
+
 int run(const Flags& flags, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
-  const fs::path to = flags.to;
+  fs::path to = flags.to;
+  if (!to.has_filename()) to = to.parent_path();  // "folder/"
   for (const char* file : {"model.safetensors", "config.json"}) {
     if (fs::exists(to / file)) {
       throw DataError("{} holds a {} already; take another folder, or remove it first", to.string(),
@@ -52,11 +82,18 @@ int run(const Flags& flags, const Invocation& invocation) {
     }
   }
   const auto ingredients = train::find_ingredients({flags.models.begin(), flags.models.end()});
-  const auto provenance = train::write_soup(ingredients, to);
-  copy_recipe(ingredients.front(), to);
+  const Partial partial(to);
+  const auto provenance = train::write_soup(ingredients, partial.folder());
+  copy_recipe(ingredients.front(), partial.folder());
   const bool recomputes =
-      flags.batch_norm == "recompute" && train::has_buffers(*nn::read_model(to));
-  if (recomputes) recompute(to, flags, provenance);
+      flags.batch_norm == "recompute" && train::has_buffers(*nn::read_model(partial.folder()));
+  if (recomputes) {
+    recompute(partial.folder(), flags, provenance);
+  } else if (!flags.overrides.empty()) {
+    throw ConfigError("{}: there are no running statistics to recompute, for which data are chosen",
+                      flags.overrides.front());
+  }
+  partial.move_to_place();
   screen.line(fmt::format(
       "the mean of {} models{}\nwritten to {}: config.json, model.safetensors", ingredients.size(),
       recomputes ? ", batch norm's running statistics recomputed" : "", to.string()));

@@ -26,10 +26,9 @@ struct AveragingOptions {
 
 // Averaging of all: θ_n ← (1 - λ) θ_n + λ mean(θ).
 //
-//   papa       every 10 steps, λ = (1 - alpha) lr_t / lr_0    (Jolicoeur-Martineau et al.,
-//   2304.03094) papa_all   λ = 1: all go on from the mean dart       the same, from start_step on,
-//   between ordinary training and rounds of branches
-//              (Jain et al., 2302.14685)
+//   papa       every 10 steps, λ = (1 - alpha) lr_t / lr_0 (arXiv 2304.03094)
+//   papa_all   λ = 1: all go on from the mean
+//   dart       the same from start_step on, after ordinary training (arXiv 2302.14685)
 //
 // Averaging by two: θ_n ← (θ_a + θ_b) / 2.
 //

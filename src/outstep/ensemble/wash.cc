@@ -212,6 +212,7 @@ void Wash::save(io::StateWriter& writer) const {
   worker_->wait(travelling_);
   writer.shared("wash.step", pending_->context.step);
   writer.shared("wash.lr_share", at::scalar_tensor(pending_->context.lr_share, at::kDouble));
+  writer.shared("wash.plan", static_cast<int64_t>(plan(pending_->context).hash()));
   writer.shared("wash.difference", pending_->difference);
 }
 
@@ -220,18 +221,24 @@ void Wash::load(io::StateReader& reader) {
   // A run of another method, or one that was not delayed, has nothing on its way.
   if (!worker_ || !reader.has_shared("wash.is_pending")) return;
   if (reader.shared_int("wash.is_pending") == 0) return;
+  const at::Tensor lr_share = reader.shared("wash.lr_share");
+  if (lr_share.numel() != 1 || !lr_share.is_floating_point()) {
+    throw DataError("the shuffle on its way has a learning rate that is no number");
+  }
   const method::MixContext context{.step = reader.shared_int("wash.step"),
-                                   .lr_share = reader.shared("wash.lr_share").item<double>()};
+                                   .lr_share = lr_share.item<double>()};
   const at::Tensor difference = reader.shared("wash.difference").to(params_.values().device());
+  const Plan plan = this->plan(context);
   pending_.emplace(Pending{.context = context,
-                           .shuffle = Shuffle(plan(context), group_.rank(), lanes({})),
+                           .shuffle = Shuffle(plan, group_.rank(), lanes({})),
                            .packed = {},
                            .difference = difference.clone()});
-  if (difference.numel() != pending_->shuffle.num_moved()) {
+  if (reader.shared_int("wash.plan") != static_cast<int64_t>(plan.hash()) ||
+      difference.dim() != 1 || difference.scalar_type() != params_.values().scalar_type() ||
+      difference.numel() != pending_->shuffle.num_moved()) {
     throw DataError(
-        "the shuffle on its way has {} values, but this recipe's plan for it moves {}; go on with "
-        "the [ensemble] that the run was saved with",
-        difference.numel(), pending_->shuffle.num_moved());
+        "the shuffle on its way is of another plan than this recipe's; go on with the [ensemble] "
+        "and seed that the run was saved with");
   }
 }
 

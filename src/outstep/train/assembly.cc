@@ -259,6 +259,13 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
       section.integers("stages", whole);
     } else {
       by_memory = section.text("stages", "auto", {.choices = {"auto", "memory"}}) == "memory";
+      if (by_memory && options.mode.buffering.keep == engine::Keep::graph) {
+        throw ConfigError(
+            "{}: engine.stages = \"memory\" cannot tell how large the graphs are that engine "
+            "\"{}\" "
+            "keeps; use \"auto\"",
+            section.origin("stages"), name);
+      }
     }
   };
   if (world) {
@@ -276,7 +283,9 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
       if (by_memory) {
         return engine::lightest_cut(engine::measure_sizes(*assembly.model), num_stages,
                                     options.mode,
-                                    {.micro_batch = micro_batch, .k = recipe.train.accumulation});
+                                    {.micro_batch = micro_batch,
+                                     .k = recipe.train.accumulation,
+                                     .credits = options.credits});
       }
       return engine::balanced_cut(measure_costs(options, micro_batch, assembly), num_stages,
                                   options.mode);

@@ -57,6 +57,9 @@ Manifest parse(const Json& json) {
       throw DataError("\"{}\" is not the name of a file in it", manifest.files.back().name);
     }
   }
+  if (std::ssize(manifest.files) < manifest.mesh.members) {
+    throw DataError("{} members, but {} files", manifest.mesh.members, manifest.files.size());
+  }
   return manifest;
 }
 

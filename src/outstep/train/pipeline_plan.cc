@@ -67,7 +67,8 @@ PipelinePlan plan_pipeline(Recipe& recipe, const Assembly& assembly, bool measur
   const auto options =
       engine::PipelineOptions::read(section, name, recipe.train.accumulation, assembly.mesh.stages);
   const engine::FootprintOptions footprint{.micro_batch = assembly.stream->options().micro_batch,
-                                           .k = recipe.train.accumulation};
+                                           .k = recipe.train.accumulation,
+                                           .credits = options.credits};
   const auto sizes = engine::measure_sizes(*assembly.model);
   const auto costs = costs_of(assembly, options, footprint.micro_batch, measure);
 

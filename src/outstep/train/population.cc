@@ -99,10 +99,11 @@ void write_average(const fs::path& folder, const Recipe& recipe, const Assembly&
     std::error_code error;
     fs::create_directories(folder, error);
     if (error) throw DataError("cannot make the folder {}: {}", folder.string(), error.message());
-    io::write_safetensors(folder / "model.safetensors", tensors,
-                          {{"format", "pt"}, {"soup", provenance.dump()}});
     io::write_text_atomically(folder / "config.json", assembly.model->config().dump(2) + "\n");
     io::write_text_atomically(folder / "recipe.toml", recipe.settings.resolved());
+    // Last: a folder with a model in it is complete.
+    io::write_safetensors(folder / "model.safetensors", tensors,
+                          {{"format", "pt"}, {"soup", provenance.dump()}});
   });
 }
 

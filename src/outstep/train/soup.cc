@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -26,6 +27,11 @@ void add_checkpoint(const fs::path& folder, const fs::path& named,
   const Manifest manifest = Manifest::read_complete(folder);
   manifest.verify(folder);
   for (int member = 0; member < manifest.mesh.members; ++member) {
+    const fs::path own = member_folder(folder, manifest.mesh.members, member);
+    const std::string file = (own / "model.safetensors").lexically_relative(folder).string();
+    if (std::ranges::find(manifest.files, file, &Manifest::File::name) == manifest.files.end()) {
+      throw DataError("{}: its manifest does not list {}", folder.string(), file);
+    }
     ingredients.push_back(
         {.folder = member_folder(folder, manifest.mesh.members, member), .named = named});
   }
@@ -75,6 +81,20 @@ at::Tensor mean_of(const std::vector<io::Safetensors>& files, const std::string&
   return sum.div_(std::ssize(files)).to(first.scalar_type());
 }
 
+// Of a file's own words; discarded if they are no JSON, or nested beyond what any soup writes.
+Json parse_shallow(const std::string& text) {
+  constexpr int kMaxDepth = 32;
+  bool is_deep = false;
+  Json json = Json::parse(
+      text,
+      [&](int depth, Json::parse_event_t, Json&) {
+        is_deep = is_deep || depth > kMaxDepth;
+        return depth <= kMaxDepth;
+      },
+      /*allow_exceptions=*/false);
+  return is_deep ? Json(Json::value_t::discarded) : json;
+}
+
 // What a model's file says of itself is repeated, as a soup's does of its ingredients.
 Json provenance_of(const std::vector<Ingredient>& ingredients,
                    const std::vector<io::Safetensors>& files) {
@@ -83,7 +103,8 @@ Json provenance_of(const std::vector<Ingredient>& ingredients,
     Json entry{{"folder", ingredients[i].folder.string()}, {"from", ingredients[i].named.string()}};
     const auto& metadata = files[i].metadata();
     if (const auto soup = metadata.find("soup"); soup != metadata.end()) {
-      entry["soup"] = Json::parse(soup->second, nullptr, /*allow_exceptions=*/false);
+      const Json told = parse_shallow(soup->second);
+      if (!told.is_discarded()) entry["soup"] = told;
     }
     list.push_back(entry);
   }
@@ -98,7 +119,8 @@ Json provenance_of(const std::vector<Ingredient>& ingredients,
 
 std::vector<Ingredient> find_ingredients(const std::vector<fs::path>& named) {
   std::vector<Ingredient> ingredients;
-  for (const fs::path& folder : named) {
+  for (const fs::path& typed : named) {
+    const fs::path folder = typed.has_filename() ? typed : typed.parent_path();
     const FolderKind kind = folder_kind(folder);
     if (kind == FolderKind::model) {
       ingredients.push_back({.folder = folder, .named = folder});

@@ -11,7 +11,9 @@ constexpr int64_t kItemBytes = 4;
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t most_in_flight(const Schedule& schedule, int stage) {
+int64_t most_in_flight(const Schedule& schedule, int stage, const FootprintOptions& options) {
+  const bool is_last = stage + 1 == schedule.num_stages;
+  if (options.credits > 0 && !is_last) return options.credits;
   return std::min(schedule.lead(stage) + 1, schedule.flush_every);
 }
 
@@ -39,7 +41,7 @@ StageBytes bytes_of(const std::vector<BlockSize>& sizes, const StagePlace& place
     }
   }
   bytes.gradients = bytes.parameters;
-  const int64_t in_flight = most_in_flight(schedule, stage);
+  const int64_t in_flight = most_in_flight(schedule, stage, options);
   bytes.kept = inputs * options.micro_batch * in_flight * kItemBytes;
   if (mode.buffering.stashes() && !is_last) {
     bytes.stashed = bytes.parameters * (ceiling(schedule.delay(stage), options.k) + 1);

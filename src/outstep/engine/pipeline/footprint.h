@@ -40,6 +40,7 @@ struct StageBytes {
 struct FootprintOptions {
   int64_t micro_batch = 1;
   int64_t k = 1;
+  int64_t credits = 0;  // of stages that run freely; 0: they go in ticks
 };
 StageBytes stage_bytes(const std::vector<BlockSize>& sizes, const Cut& cut, int stage,
                        const Mode& mode, const FootprintOptions& options);

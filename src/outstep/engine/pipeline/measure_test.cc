@@ -49,6 +49,22 @@ TEST_P(Measured, WithoutUpdatesGradientsAreTheExactOnes) {
   }
 }
 
+// Whoever hears that a range is final may write it at once, as a sync that overlaps does.
+TEST_P(Measured, BeforeAnybodyHearsOfTheGradient) {
+  const Setting setting{.mode = GetParam(), .cut = {3, 4}, .lr = 0, .measure_every = 1};
+  comm::run_local_ranks(2, [&](comm::Group& group) {
+    testing::StageRank rank(setting, group);
+    rank.engine.on_range_ready([&](int64_t begin, int64_t end) {
+      rank.params.gradients().narrow(0, begin, end - begin).zero_();
+    });
+    for (int s = 0; s < 5; ++s) {
+      rank.engine.accumulate();
+      EXPECT_NEAR(*rank.engine.take_report().gradient_alignment, 1, 1e-5);
+    }
+    rank.engine.pause();
+  });
+}
+
 TEST_P(Measured, TrainingDoesNotNoticeIt) {
   for (const auto& make : {testing::basic_revnet, testing::revgpt}) {
     Setting setting{.make_model = make, .mode = GetParam(), .cut = {2, 2}, .accumulation = 2};

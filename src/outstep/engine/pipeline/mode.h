@@ -12,13 +12,14 @@
 //   gpipe             all forward  graph      - / same parameters
 //   1f1b              1F1B         graph      - / same
 //   reversible        1F1B         nothing¹   same / same
-//   delayed           ticks        graph      - / those of the forward pass   (ADL, arXiv
-//   2012.03747) pipedream         ticks        input      - / those of the forward pass   (arXiv
-//   1806.03377) dsp               ticks        input      - / present ones                (arXiv
-//   1909.02625) reversible_stash  ticks        nothing¹   those of the forward pass, both
+//   delayed           ticks        graph      - / those of the forward pass
+//   pipedream         ticks        input      - / those of the forward pass
+//   dsp               ticks        input      - / present ones
+//   reversible_stash  ticks        nothing¹   those of the forward pass, both
 //   approx_input      ticks        nothing¹   present ones / those of the forward pass
-//   petra             ticks        nothing¹   present ones, both              (arXiv 2406.02052)
+//   petra             ticks        nothing¹   present ones, both
 //
+// delayed: ADL, arXiv 2012.03747; pipedream: 1806.03377; dsp: 1909.02625; petra: 2406.02052.
 // ¹ blocks that are not reversible keep their input. gpipe and 1f1b with checkpoint = true keep the
 // input instead of the graph.
 

@@ -140,16 +140,18 @@ void PipelineEngine::on_range_ready(method::RangeCallback callback) {
 method::Contribution PipelineEngine::accumulate() {
   const at::AutoGradMode grad_mode(true);
   if (needs_) needs_(0, parts_.params.size());
-  const bool measures = is_measured(program_.num_backward());
-  const at::Tensor exact = measures ? exact_gradient() : at::Tensor();
-  const at::Tensor before = measures ? parts_.params.gradients().clone() : at::Tensor();
-  while (next_kind() == Action::Kind::forward) forward();
-  const method::Contribution added = backward();
-  if (measures) {
-    alignment_ = cosine(parts_.params.gradients() - before, exact);
-    reconstruction_error_ = stage_.reconstruction_error();
+  if (is_measured(program_.num_backward())) {
+    measurement_.emplace(Measurement{.exact = exact_gradient(), .before = {}});
+    measurement_->before = parts_.params.gradients().clone();
   }
-  return added;
+  while (next_kind() == Action::Kind::forward) forward();
+  return backward();
+}
+
+void PipelineEngine::conclude_measurement() {
+  alignment_ = cosine(parts_.params.gradients() - measurement_->before, measurement_->exact);
+  reconstruction_error_ = stage_.reconstruction_error();
+  measurement_.reset();
 }
 
 int64_t PipelineEngine::most_in_flight() const {
@@ -321,8 +323,9 @@ method::Contribution PipelineEngine::backward() {
     const trace::Span span(options_.tracer, trace::Track::compute, "backward",
                            {.step = passing.micro_batch});
     is_announced_.assign(block_ranges_.size(), false);
-    returned = stage_.backward(passing.micro_batch, std::move(returned),
-                               [this](size_t block) { announce(block); });
+    std::function<void(size_t block)> on_block_done = [this](size_t block) { announce(block); };
+    if (measurement_) on_block_done = nullptr;  // whoever hears of a range may write it at once
+    returned = stage_.backward(passing.micro_batch, std::move(returned), on_block_done);
   }
   if (!is_first()) {
     previous_->send({.kind = Message::Kind::gradients,
@@ -333,6 +336,7 @@ method::Contribution PipelineEngine::backward() {
                      .gradient = returned.gradient});
   }
   parts_.params.check_gradients_in_place();
+  if (measurement_) conclude_measurement();
   announce_rest();
   return {.micro_batches = 1,
           .samples = passing.num_samples,
@@ -440,6 +444,11 @@ void PipelineEngine::load(io::StateReader& reader) {
     }
     const int64_t num_forward = reader.local_int("pipeline.num_forward");
     const int64_t num_backward = reader.local_int("pipeline.num_backward");
+    if (is_free() && num_forward - num_backward > most_in_flight()) {
+      throw DataError(
+          "the checkpoint has {} micro-batches in flight; engine.credits = {} allows fewer",
+          num_forward - num_backward, options_.credits);
+    }
     const at::Tensor passing = reader.local("pipeline.passing").contiguous();
     if (num_backward < 0 || num_forward < num_backward ||
         num_forward - num_backward > most_in_flight() || passing.dim() != 2 ||

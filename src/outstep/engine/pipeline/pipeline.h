@@ -122,6 +122,7 @@ class PipelineEngine : public method::GradientEngine {
     return options_.measure_every > 0 && number % options_.measure_every == 0;
   }
   at::Tensor exact_gradient();
+  void conclude_measurement();
   void record(int64_t tick);
   void announce(size_t block);
   void announce_rest();
@@ -143,7 +144,12 @@ class PipelineEngine : public method::GradientEngine {
   int64_t bytes_reported_ = 0;
   double idle_seconds_ = 0;           // waited for either neighbour, since it was reported
   bool begins_micro_batches_ = true;  // of a first stage: not while it drains
-  std::optional<double> alignment_;   // measured since it was reported
+  // While a micro-batch is measured: its exact gradient, and what was in the flat one before it.
+  struct Measurement {
+    at::Tensor exact, before;
+  };
+  std::optional<Measurement> measurement_;
+  std::optional<double> alignment_;  // measured since it was reported
   std::optional<double> reconstruction_error_;
 
   method::RangeCallback callback_;

@@ -315,6 +315,10 @@ void Stage::load(io::StateReader& reader) {
     Kept kept{.micro_batch = reader.local_int(name + ".micro_batch")};
     kept.version = params_.version() - reader.local_int(name + ".updates_since");
     const int64_t num_inputs = reader.local_int(name + ".num_inputs");
+    if (keeps_graph() && num_inputs != 1) {
+      throw DataError("entry \"{}.num_inputs\" of the checkpoint is {}, it must be 1", name,
+                      num_inputs);
+    }
     for (int64_t i = 0; i < num_inputs; ++i) {
       nn::Streams input{.x = on_device(reader.local(fmt::format("{}.{}.x", name, i)))};
       if (reader.local_int(fmt::format("{}.{}.streams", name, i)) == 2) {
