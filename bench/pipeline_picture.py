@@ -2,9 +2,10 @@
 """What two pipeline stages do at the same time: some ticks of PETRA from a trace, as a picture.
 
     bench/pipeline_picture.py --data cifar-10-batches-bin --out docs/benchmarks/petra_trace.svg
+    sudo bench/pipeline_picture.py --data cifar-10-batches-bin --rate 4gbit --out picture.svg
 
 Runs two stages of RevNet-18 with `outstep train --trace`. Prints how much of its time each stage waits, and how much of the
-time that messages take to come in lies behind computing.
+time that messages take to come in lies behind computing; with --rate on a link of that rate.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import tempfile
 
 import svg
 import trace_picture
-from rounds import PROGRAM, ROOT, output_of, print_table
+from rounds import PROGRAM, ROOT, on_shaped_link, output_of, print_table
 from trace_picture import LEFT, RIGHT, TOP, TRACK, TRACKS, WIDTH, draw_axis, draw_legend, draw_track, read
 
 COLOURS = {"forward": svg.SKY, "backward": svg.BLUE, "wait": "#dddddd", "activations": svg.ORANGE, "gradients": svg.GREEN}
@@ -82,14 +83,16 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=pathlib.Path, required=True, help="folder of CIFAR-10's binary files")
     options.add_argument("--steps", type=int, default=10, help="of four micro-batches (10)")
+    options.add_argument("--rate", help="of the link between the stages, as 4gbit; loopback if not given")
     options.add_argument("--out", type=pathlib.Path, required=True, help="the picture, SVG")
     arguments = options.parse_args()
     trace_picture.COLOURS = COLOURS
     with tempfile.TemporaryDirectory(prefix="outstep-bench-") as folder:
         run = pathlib.Path(folder) / "run"
-        output_of([PROGRAM, "train", ROOT / "bench/revnet18_petra.toml", "--engine.name=petra", "--mesh.stages=2",
+        command = [PROGRAM, "train", ROOT / "bench/revnet18_petra.toml", "--engine.name=petra", "--mesh.stages=2",
                    "--train.accumulation=4", f"--train.steps={arguments.steps}", f"--data.path={arguments.data.resolve()}",
-                   f"--run-dir={run}", "--trace"], {"OMP_NUM_THREADS": "1"})
+                   f"--run-dir={run}", "--trace"]
+        output_of(on_shaped_link(arguments.rate, *command) if arguments.rate else command, {"OMP_NUM_THREADS": "1"})
         stages = [read(run / f"trace-{rank}.json") for rank in range(2)]
     for spans in stages:
         spans.sort(key=lambda span: span["begin"])
