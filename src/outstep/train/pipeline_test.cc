@@ -99,6 +99,22 @@ TEST_F(PipelineTest, Spec8RunsGoOnWhereTheyStoppedWithAFullPipeline) {
   }
 }
 
+// With one credit nothing is stale, so that even stages that run freely end with the same bits.
+TEST_F(PipelineTest, FreeStagesGoOnWhereTheyStopped) {
+  for (const std::string credits : {"1", "0"}) {
+    const Overrides overrides =
+        with(of_images(), {"engine.name=petra", "engine.pace=free", "engine.credits=" + credits});
+    const auto straight = folder_.path() / ("free" + credits);
+    const auto halved = folder_.path() / ("free-h" + credits);
+    testing::train_well({.toml = images(), .overrides = overrides, .folder = straight});
+    testing::train_well(
+        {.toml = images(), .overrides = with(overrides, {"train.steps=3"}), .folder = halved});
+    testing::train_well(
+        {.toml = images(), .overrides = overrides, .folder = halved, .resume = true});
+    if (credits == "1") EXPECT_EQ(model_bytes(halved), model_bytes(straight));
+  }
+}
+
 // A reversible ViT: stages that wait are one process, and those that do not go on where they stood.
 TEST_F(PipelineTest, AReversibleViTIsCutAndGoesOn) {
   const Overrides vit = {"model.name=revvit",    "model.n_embd=16",    "model.n_layer=2",
@@ -210,6 +226,13 @@ TEST_F(PipelineTest, RefusesWhatMakesNoSense) {
               HasSubstr("each of the 2 stages judges its own gradient"));
   EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=petra", "comm.backend=nccl"}),
               HasSubstr("stages send each other tensors on the CPU alone"));
+  EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=petra", "engine.credits=2"}),
+              HasSubstr("engine.credits is for engine.pace = \"free\" alone"));
+  EXPECT_THAT(
+      error_of({"mesh.stages=2", "engine.name=petra", "engine.pace=free", "engine.flush_every=2"}),
+      HasSubstr("engine.pace = \"free\" has no ticks"));
+  EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=1f1b", "engine.stages=memory"}),
+              HasSubstr("cannot tell how large the graphs are"));
   EXPECT_THAT(error_of({"engine.name=petra", "engine.record_ticks=[3]"}),
               HasSubstr("engine.record_ticks needs a record_folder"));
 }

@@ -83,14 +83,13 @@ PipelineOptions PipelineOptions::read(io::Section& section, const std::string& n
   options.flush_every = accumulation;
   if (!flushes) {
     const bool is_free = section.text("pace", "ticks", {.choices = {"ticks", "free"}}) == "free";
-    const bool has_credits = section.has("credits");
-    const int64_t usual = 2 * num_stages - 1;  // as many as ticks have in flight
-    const int64_t credits = section.integer("credits", usual, {.min = 1, .max = 1 << 20});
-    if (is_free) options.credits = credits;
-    if (has_credits && !is_free) {
+    const int64_t credits = section.integer("credits", 0, {.min = 0, .max = 1 << 20});
+    if (credits > 0 && !is_free) {
       throw ConfigError("{}: engine.credits is for engine.pace = \"free\" alone",
                         section.origin("credits"));
     }
+    // As many as ticks have in flight.
+    if (is_free) options.credits = credits > 0 ? credits : 2 * num_stages - 1;
     const int64_t steps = section.integer("flush_every", 0, {.min = 0, .max = 1 << 30});
     options.flush_every = steps > 0 ? steps * accumulation : Program::kNever;
     options.record_ticks = section.integers("record_ticks", {}, {.min = 0});
