@@ -51,6 +51,12 @@ struct Share {
   comm::Group& group;
 };
 
+Share share_of_member(const Assembly& assembly) {
+  return {.first = assembly.place.replica,
+          .stride = assembly.mesh.replicas,
+          .group = *assembly.member_group};
+}
+
 // predict: a batch's logits, where this rank has them.
 method::Evaluation sweep(const Recipe& recipe, Assembly& assembly, const Share& share,
                          const std::function<at::Tensor(const data::Batch&)>& predict) {
@@ -73,10 +79,7 @@ method::Evaluation sweep(const Recipe& recipe, Assembly& assembly, const Share& 
 method::Evaluation evaluate(const Recipe& recipe, Assembly& assembly) {
   assembly.engine->pause();
   const AveragedBuffers buffers(*assembly.params, *assembly.control_group);
-  return sweep(recipe, assembly,
-               {.first = assembly.place.replica,
-                .stride = assembly.mesh.replicas,
-                .group = *assembly.member_group},
+  return sweep(recipe, assembly, share_of_member(assembly),
                [&](const data::Batch& batch) { return assembly.engine->predict(batch, {}); });
 }
 
@@ -91,11 +94,7 @@ method::Evaluation evaluate_ensemble(const Recipe& recipe, Assembly& assembly) {
     assembly.population_group->all_reduce(logits, {.what = "logits of the ensemble"});
     return logits.div_(assembly.mesh.members);
   };
-  return sweep(recipe, assembly,
-               {.first = assembly.place.replica,
-                .stride = assembly.mesh.replicas,
-                .group = *assembly.member_group},
-               mean_logits);
+  return sweep(recipe, assembly, share_of_member(assembly), mean_logits);
 }
 
 method::Evaluation evaluate_shared(const Recipe& recipe, Assembly& assembly) {

@@ -11,12 +11,6 @@ constexpr int64_t kItemBytes = 4;
 
 int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t most_in_flight(const Schedule& schedule, int stage, const FootprintOptions& options) {
-  const bool is_last = stage + 1 == schedule.num_stages;
-  if (options.credits > 0 && !is_last) return options.credits;
-  return std::min(schedule.lead(stage) + 1, schedule.flush_every);
-}
-
 struct StagePlace {
   nn::BlockRange blocks = {};
   int index = 0;
@@ -29,7 +23,8 @@ StageBytes bytes_of(const std::vector<BlockSize>& sizes, const StagePlace& place
   const bool is_last = stage + 1 == num_stages;
   const Schedule schedule{.order = mode.order,
                           .num_stages = num_stages,
-                          .flush_every = mode.flushes() ? options.k : Program::kNever};
+                          .flush_every = mode.flushes() ? options.k : Program::kNever,
+                          .credits = options.credits};
   StageBytes bytes;
   int64_t inputs = 0;  // numbers, of one example
   for (size_t b = blocks.begin; b < blocks.end; ++b) {
@@ -41,7 +36,7 @@ StageBytes bytes_of(const std::vector<BlockSize>& sizes, const StagePlace& place
     }
   }
   bytes.gradients = bytes.parameters;
-  const int64_t in_flight = most_in_flight(schedule, stage, options);
+  const int64_t in_flight = schedule.most_in_flight(stage);
   bytes.kept = inputs * options.micro_batch * in_flight * kItemBytes;
   if (mode.buffering.stashes() && !is_last) {
     bytes.stashed = bytes.parameters * (ceiling(schedule.delay(stage), options.k) + 1);

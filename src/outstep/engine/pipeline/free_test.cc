@@ -9,7 +9,6 @@
 namespace outstep::engine {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::Setting;
 using testing::StageRank;
 
@@ -86,34 +85,6 @@ TEST(Free, GoesOnWhereItWasSavedAndDrains) {
     EXPECT_EQ(added.micro_batches, 1);
     resumed.engine.pause();
   });
-}
-
-TEST(Free, ASilentStageIsNamedWhenTheDeadlineHasPassed) {
-  const Setting setting{.cut = {3, 4}, .credits = 2};
-  std::string text;
-  std::atomic<bool> has_failed = false;
-  try {
-    comm::run_local_ranks(
-        2,
-        [&](comm::Group& group) {
-          StageRank rank(setting, group);
-          if (group.rank() == 1) {  // there, but silent
-            has_failed.wait(false);
-            return;
-          }
-          try {
-            rank.step();
-          } catch (const CommError& error) {
-            text = error.what();
-          }
-          has_failed = true;
-          has_failed.notify_all();
-        },
-        std::chrono::milliseconds(200));
-  } catch (const CommError&) {
-  }
-  EXPECT_THAT(text, HasSubstr("waiting for gradients from stage 1 (rank 1"));
-  EXPECT_THAT(text, HasSubstr(" s of 0.2 s"));
 }
 
 }  // namespace

@@ -116,9 +116,10 @@ PipelineEngine::PipelineEngine(const StageParts& parts, PipelineOptions options)
                      parts.params.values().device())),
       schedule_{.order = options_.mode.order,
                 .num_stages = parts.stages.size(),
-                .flush_every = options_.flush_every},
+                .flush_every = options_.flush_every,
+                .credits = options_.credits},
       previous_wants_input_(previous_rebuilds(parts, options_)),
-      program_(most_in_flight() - 1, schedule_.flush_every),
+      program_(schedule_.program(parts.stages.rank())),
       stage_(parts.model, parts.params, stage_options(parts, options_)),
       block_ranges_(ranges_of_blocks(parts.params)) {
   const int rank = parts.stages.rank();
@@ -151,12 +152,6 @@ void PipelineEngine::conclude_measurement() {
   alignment_ = cosine(parts_.params.gradients() - measurement_->before, measurement_->exact);
   reconstruction_error_ = stage_.reconstruction_error();
   measurement_.reset();
-}
-
-int64_t PipelineEngine::most_in_flight() const {
-  const int rank = parts_.stages.rank();
-  const bool is_last = rank + 1 == parts_.stages.size();
-  return is_free() && !is_last ? options_.credits : schedule_.lead(rank) + 1;
 }
 
 Action::Kind PipelineEngine::next_kind() {
@@ -443,16 +438,16 @@ void PipelineEngine::load(io::StateReader& reader) {
     }
     const int64_t num_forward = reader.local_int("pipeline.num_forward");
     const int64_t num_backward = reader.local_int("pipeline.num_backward");
-    if (is_free() && num_forward - num_backward > most_in_flight()) {
+    const int64_t most_in_flight = schedule_.most_in_flight(parts_.stages.rank());
+    if (is_free() && num_forward - num_backward > most_in_flight) {
       throw DataError(
           "the checkpoint has {} micro-batches in flight; engine.credits = {} allows fewer",
           num_forward - num_backward, options_.credits);
     }
     const at::Tensor passing = reader.local("pipeline.passing").contiguous();
     if (num_backward < 0 || num_forward < num_backward ||
-        num_forward - num_backward > most_in_flight() || passing.dim() != 2 ||
-        passing.size(1) != 3 || passing.scalar_type() != at::kLong ||
-        passing.size(0) != num_forward - num_backward) {
+        num_forward - num_backward > most_in_flight || passing.dim() != 2 || passing.size(1) != 3 ||
+        passing.scalar_type() != at::kLong || passing.size(0) != num_forward - num_backward) {
       throw DataError("the checkpoint's micro-batches in flight do not fit together");
     }
     program_.seek(num_forward, num_backward);
@@ -461,7 +456,7 @@ void PipelineEngine::load(io::StateReader& reader) {
       passing_.push_back({.micro_batch = row[0], .num_samples = row[1], .num_units = row[2]});
     }
   } else {
-    program_ = Program(most_in_flight() - 1, schedule_.flush_every);
+    program_ = schedule_.program(parts_.stages.rank());
     is_stream_to_be_set_ = true;
   }
   const at::AutoGradMode grad_mode(true);

@@ -109,7 +109,6 @@ class PipelineEngine : public method::GradientEngine {
   bool is_first() const { return !previous_; }
   bool is_last() const { return !next_; }
   bool is_free() const { return options_.credits > 0; }
-  int64_t most_in_flight() const;
   Action::Kind next_kind();
   Action::Kind first_to_come();
   void forward();

@@ -55,6 +55,12 @@ int64_t Schedule::lead(int stage) const {
   return 0;
 }
 
+int64_t Schedule::most_in_flight(int stage) const {
+  const bool is_last = stage + 1 == num_stages;
+  if (credits > 0 && !is_last) return credits;
+  return std::min(lead(stage) + 1, flush_every);
+}
+
 int64_t Schedule::delay(int stage) const { return order == Order::ticks ? lead(stage) : 0; }
 
 }  // namespace outstep::engine

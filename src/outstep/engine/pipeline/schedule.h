@@ -73,11 +73,14 @@ struct Schedule {
   Order order = Order::ticks;
   int num_stages = 1;
   int64_t flush_every = Program::kNever;  // micro-batches a step; finite but for ticks
+  int64_t credits = 0;                    // of stages that run freely; 0: they follow the row
 
   // How many forward passes a stage makes before its first backward pass, the one in the same tick
   // left out.
   int64_t lead(int stage) const;
-  Program program(int stage) const { return {lead(stage), flush_every}; }
+  Program program(int stage) const { return {most_in_flight(stage) - 1, flush_every}; }
+  // Micro-batches between their two passes at a stage.
+  int64_t most_in_flight(int stage) const;
   // Ticks between a micro-batch's forward and backward pass at a stage: 2 (J - j), the paper's j
   // from 1. 0 without ticks, where no update comes between.
   int64_t delay(int stage) const;

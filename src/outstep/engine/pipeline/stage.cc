@@ -70,6 +70,12 @@ nn::Streams Stage::run(size_t begin, size_t end, const nn::Streams& input, int64
   return streams;
 }
 
+at::Tensor Stage::loss_of(const nn::Streams& logits, const at::Tensor& targets) const {
+  const at::AutoGradMode grad_mode(true);
+  const Autocast autocast(options_.autocasts, params_.values().device());
+  return model_.loss(logits.x, targets).loss;
+}
+
 nn::Streams Stage::run_keeping(size_t end, const nn::Streams& input, Kept& kept) {
   const at::NoGradGuard no_grad;
   const Autocast autocast(options_.autocasts, params_.values().device());
@@ -111,12 +117,7 @@ double Stage::forward_to_loss(int64_t micro_batch, const nn::Streams& input,
   const size_t begin = keeps_graph() ? first_block() : head;
   const nn::Streams before = keeps_graph() ? input : run_keeping(head, input, kept);
   kept.leaves = options_.is_first && begin == first_block() ? before : nn::as_leaves(before);
-  const at::AutoGradMode grad_mode(true);
-  const nn::Streams logits = run(begin, end_block(), kept.leaves, micro_batch, true);
-  {
-    const Autocast autocast(options_.autocasts, params_.values().device());
-    kept.loss = model_.loss(logits.x, targets).loss;
-  }
+  kept.loss = loss_of(run(begin, end_block(), kept.leaves, micro_batch, true), targets);
   const double loss = kept.loss.item<double>();
   kept_.push_back(std::move(kept));
   return loss;
@@ -233,11 +234,7 @@ Stage::Exact Stage::forward_exactly(int64_t micro_batch, const nn::Streams& inpu
                                     const at::Tensor& targets) {
   Exact exact{.leaves = options_.is_first ? input : nn::as_leaves(input)};
   exact.output = run(first_block(), end_block(), exact.leaves, micro_batch, false);
-  if (options_.is_last) {
-    const at::AutoGradMode grad_mode(true);
-    const Autocast autocast(options_.autocasts, params_.values().device());
-    exact.output = {.x = model_.loss(exact.output.x, targets).loss};
-  }
+  if (options_.is_last) exact.output = {.x = loss_of(exact.output, targets)};
   return exact;
 }
 

@@ -105,7 +105,9 @@ class Stage : public io::Stateful {
   // Runs blocks [begin, end) with a graph.
   nn::Streams run(size_t begin, size_t end, const nn::Streams& input, int64_t micro_batch,
                   bool moves_statistics);
-  // The same without one, keeping the inputs that going back will need.
+  // With a graph.
+  at::Tensor loss_of(const nn::Streams& logits, const at::Tensor& targets) const;
+  // The same as run without a graph, keeping the inputs that going back will need.
   nn::Streams run_keeping(size_t end, const nn::Streams& input, Kept& kept);
   Returned back_through_graph(Kept& kept, const Returned& returned);
   Returned back_from_input(Kept& kept, Returned returned);

@@ -132,8 +132,12 @@ TEST(Pipeline, AStageThatFailsEndsItsNeighboursByName) {
                                HasSubstr("to stage 1 (rank 1")));
 }
 
-TEST(Pipeline, ASilentStageIsNamedWhenTheDeadlineHasPassed) {
-  const Setting setting{.cut = {3, 4}};
+// In ticks, and free, where it waits for whichever neighbour comes first.
+class Silence : public ::testing::TestWithParam<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Credits, Silence, ::testing::Values(0, 2));
+
+TEST_P(Silence, IsNamedWhenTheDeadlineHasPassed) {
+  const Setting setting{.cut = {3, 4}, .credits = GetParam()};
   std::string text;
   std::atomic<bool> has_failed = false;
   try {
