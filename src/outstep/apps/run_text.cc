@@ -77,8 +77,18 @@ std::string population_text(const train::Population& population) {
   one("average of their weights", population.average);
   one(fmt::format("greedy soup of {}", fmt::join(population.greedy_members, ", ")),
       population.greedy);
-  return fmt::format("{}members are {:.3g} of the average's norm away from it\n", table.text(),
-                     population.relative_distance);
+  const auto [nearest, farthest] =
+      std::ranges::minmax(population.pairs, {}, &train::Pair::distance);
+  std::string text = fmt::format(
+      "{}members are {:.3g} of the average's norm away from it, {:.3g} to {:.3g} from one "
+      "another\n",
+      table.text(), population.relative_distance, nearest.distance, farthest.distance);
+  const auto& steepest = std::ranges::max(population.pairs, {}, &train::Pair::barrier);
+  if (!steepest.between.empty()) {
+    text += fmt::format("highest barrier of loss between two of them: {:.3g}, from {} to {}\n",
+                        steepest.barrier(), steepest.members[0], steepest.members[1]);
+  }
+  return text;
 }
 
 std::string next_command(const train::Assembly& assembly, const train::Summary& summary) {

@@ -10,7 +10,7 @@
 #include "outstep/io/files.h"
 #include "outstep/io/safetensors.h"
 #include "outstep/nn/hugging_face.h"
-#include "outstep/train/population.h"
+#include "outstep/train/member_soups.h"
 #include "outstep/train/soup.h"
 
 namespace outstep::apps {

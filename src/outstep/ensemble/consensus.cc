@@ -25,4 +25,18 @@ Consensus measure_consensus(comm::Group& members, const at::Tensor& values) {
   return consensus;
 }
 
+at::Tensor measure_pairs(comm::Group& members, const at::Tensor& values) {
+  const at::NoGradGuard no_grad;
+  const int num_members = members.size();
+  const at::Tensor squares = at::zeros({num_members, num_members}, at::kDouble);
+  for (int other = 0; other < num_members; ++other) {
+    const at::Tensor theirs = values.clone();
+    members.broadcast(theirs, other, {.what = "distances of members"});
+    squares[members.rank()][other] = squared_norm(theirs.sub_(values));
+  }
+  // A row of each member: a sum with zeros is exact.
+  members.all_reduce(squares, {.what = "distances of members"});
+  return squares;
+}
+
 }  // namespace outstep::ensemble

@@ -14,4 +14,8 @@ struct Consensus {
 // Collective over the members; values [size] are read, a copy is made. The same on every rank.
 Consensus measure_consensus(comm::Group& members, const at::Tensor& values);
 
+// ‖θ_i - θ_j‖² of each two members, [N, N] float64, of this rank's parameters; the same on every
+// rank. Collective over the members; N models travel, one at a time.
+at::Tensor measure_pairs(comm::Group& members, const at::Tensor& values);
+
 }  // namespace outstep::ensemble

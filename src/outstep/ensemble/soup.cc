@@ -16,16 +16,24 @@ SoupOptions SoupOptions::read(io::Section& section) {
   } else {
     options.batches = section.integer("batch_norm_batches", options.batches, {.min = 1});
   }
+  options.barrier_points =
+      section.integer("barrier_points", options.barrier_points, {.min = 0, .max = 100});
   return options;
 }
 
-void make_soup(comm::Group& members, const at::Tensor& values, std::span<const int> ingredients) {
-  check(!ingredients.empty(), "a soup has an ingredient");
+void make_soup(comm::Group& members, const at::Tensor& values, std::span<const int64_t> parts) {
+  const int64_t total = std::reduce(parts.begin(), parts.end());
+  check(std::ssize(parts) == members.size() && total > 0, "a soup has an ingredient");
   const at::NoGradGuard no_grad;
   if (values.numel() == 0) return;
-  if (std::ranges::count(ingredients, members.rank()) == 0) values.zero_();
+  const int64_t own = parts[static_cast<size_t>(members.rank())];
+  if (own == 0) {
+    values.zero_();  // what is left out may have diverged, and 0 · inf is none
+  } else {
+    values.mul_(own);
+  }
   members.all_reduce(values, {.what = "a soup"});
-  values.div_(std::ssize(ingredients));
+  values.div_(total);
 }
 
 GreedySoup greedy_soup(std::span<const double> scores,

@@ -19,14 +19,17 @@ struct SoupOptions {
   enum class Statistics { recompute, average };
   Statistics statistics = Statistics::recompute;
   int64_t batches = 50;  // micro-batches to recompute them from
+  // Models to evaluate on the straight line between each two members; 0: none.
+  int64_t barrier_points = 0;
 
-  // batch_norm ("recompute" or "average") and batch_norm_batches of [ensemble].
+  // batch_norm ("recompute" or "average"), batch_norm_batches and barrier_points of [ensemble].
   static SoupOptions read(io::Section& section);
 };
 
-// values, of which each member holds its own, becomes their mean over the members listed, on every
-// member. Collective over the group; sums in rank order.
-void make_soup(comm::Group& members, const at::Tensor& values, std::span<const int> ingredients);
+// values, of which each member holds its own, becomes on every member their mean weighted by parts,
+// a whole number for each member: {0, 1, 1} is the mean of the last two of three, {3, 1} a quarter
+// of the way from one member to the other. Collective over the group; sums in rank order.
+void make_soup(comm::Group& members, const at::Tensor& values, std::span<const int64_t> parts);
 
 // The greedy recipe: from the best member on, in the order of their scores, one more is taken if
 // that makes the soup's score rise. score_of is asked for soups of two or more. Returns the

@@ -8,10 +8,21 @@ namespace {
 TEST(Soup, IsTheMeanOfItsIngredientsOnEveryMember) {
   const auto soups = testing::values_after(4, [](comm::Group& group) {
     const at::Tensor values = at::full({5}, static_cast<double>(1 << group.rank()), at::kFloat);
-    make_soup(group, values, std::vector<int>{3, 1});
+    make_soup(group, values, std::vector<int64_t>{0, 1, 0, 1});
     return values;
   });
   for (const at::Tensor& soup : soups) EXPECT_TRUE(at::equal(soup, at::full({5}, 5.0f)));
+}
+
+TEST(Soup, MayHaveMoreOfOneThanOfAnother) {
+  const auto soups = testing::values_after(3, [](comm::Group& group) {
+    // The second member has diverged, and is no part of it.
+    const double value = group.rank() == 1 ? INFINITY : group.rank();
+    const at::Tensor values = at::full({5}, value, at::kFloat);
+    make_soup(group, values, std::vector<int64_t>{3, 0, 1});
+    return values;
+  });
+  for (const at::Tensor& soup : soups) EXPECT_TRUE(at::equal(soup, at::full({5}, 0.5f)));
 }
 
 TEST(GreedySoup, TakesWhatMakesItBetter) {

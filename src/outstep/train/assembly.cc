@@ -19,6 +19,7 @@
 #include "outstep/nn/models.h"
 #include "outstep/optim/optimizers.h"
 #include "outstep/train/agree.h"
+#include "outstep/train/regularize.h"
 #include "outstep/train/stand_in.h"
 #include "outstep/train/tables.h"
 
@@ -216,7 +217,9 @@ std::string build_model(Recipe& recipe, const data::Places& places, Assembly& as
                         MissingData missing_data) {
   io::Settings& settings = recipe.settings;
   assembly.device = choose_device(recipe.train.device);
-  const data::DataOptions data_options = read_data(recipe);
+  data::DataOptions data_options = read_data(recipe);
+  const auto own = own_regularization(recipe, assembly.place.member);
+  if (own) regularize(data_options, *own);
   nn::ModelFacts facts;
   std::string missing;
   try {
@@ -228,6 +231,7 @@ std::string build_model(Recipe& recipe, const data::Places& places, Assembly& as
     facts = usual_facts(data_options, places);
   }
   assembly.model = nn::make_model(settings.section("model"), facts);
+  if (own) regularize(*assembly.model, *own);
   if (!assembly.data.train) assembly.data = stand_in(*assembly.model, facts);
   return missing;
 }

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "outstep/base/version.h"
 #include "outstep/ensemble/consensus.h"
@@ -13,6 +12,7 @@
 #include "outstep/train/agree.h"
 #include "outstep/train/evaluation.h"
 #include "outstep/train/gathered_model.h"
+#include "outstep/train/member_soups.h"
 
 namespace outstep::train {
 namespace {
@@ -20,41 +20,13 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 using Statistics = ensemble::SoupOptions::Statistics;
+using Parts = std::vector<int64_t>;
 
-// Parameters and buffers of this rank, put back when the scope is left.
-class OwnModel {
- public:
-  explicit OwnModel(const nn::FlatParams& params)
-      : values_(params.values()),
-        buffers_(params.buffers()),
-        own_values_(values_.clone()),
-        own_buffers_(buffers_.clone()) {}
-  ~OwnModel() { put_back(); }
-  OwnModel(const OwnModel&) = delete;
-  OwnModel& operator=(const OwnModel&) = delete;
-
-  void put_back() const {
-    values_.copy_(own_values_);
-    buffers_.copy_(own_buffers_);
-  }
-
- private:
-  const at::Tensor values_, buffers_;
-  const at::Tensor own_values_, own_buffers_;
-};
-
-// From every member's own parameters and buffers.
-void become_soup(const Recipe& recipe, Assembly& assembly, std::span<const int> ingredients) {
-  comm::Group& members = *assembly.population_group;
-  const at::Tensor& buffers = assembly.params->buffers();
-  ensemble::make_soup(members, assembly.params->values(), ingredients);
-  ensemble::make_soup(members, buffers, ingredients);
-  // Replicas have the same weights, but running statistics of their own.
-  assembly.control_group->all_reduce(buffers, {.what = "running statistics"});
-  buffers.div_(assembly.control_group->size());
-  if (assembly.soup.statistics == Statistics::recompute && has_buffers(*assembly.model)) {
-    recompute_statistics(recipe, assembly);
-  }
+// Squares of norms over this rank's stage become those over the whole model; each replica counts
+// the same again.
+void add_up(const at::Tensor& squares, Assembly& assembly) {
+  assembly.member_group->all_reduce(squares, {.what = "distances of stages"});
+  squares.div_(assembly.mesh.replicas);
 }
 
 double score_of(const method::Evaluation& evaluation, const Assembly& assembly) {
@@ -90,6 +62,35 @@ Json provenance(const Recipe& recipe, const Assembly& assembly, const fs::path& 
       {"ingredients", ingredients}};
 }
 
+std::vector<Pair> measure_pairs(Assembly& assembly) {
+  const at::Tensor squares =
+      ensemble::measure_pairs(*assembly.population_group, assembly.params->values());
+  add_up(squares, assembly);
+  std::vector<Pair> pairs;
+  for (int second = 1; second < assembly.mesh.members; ++second) {
+    for (int first = 0; first < second; ++first) {
+      const double distance = std::sqrt(squares[first][second].item<double>());
+      pairs.push_back(
+          {.members = {first, second}, .distance = distance, .ends = {}, .between = {}});
+    }
+  }
+  return pairs;
+}
+
+// Evaluates models on the straight line between two members. Collective over the world.
+void walk(Pair& pair, int64_t num_points, const std::vector<method::Evaluation>& members,
+          MemberSoups& soups) {
+  const auto [first, second] = pair.members;
+  const auto from = static_cast<size_t>(first), to = static_cast<size_t>(second);
+  pair.ends = {members[from], members[to]};
+  for (int64_t point = 1; point <= num_points; ++point) {
+    Parts parts(members.size(), 0);
+    parts[from] = num_points + 1 - point;
+    parts[to] = point;
+    pair.between.push_back(soups.evaluate(parts));
+  }
+}
+
 // The live parameters are the average. Collective over the world.
 void write_average(const fs::path& folder, const Recipe& recipe, const Assembly& assembly,
                    const Json& provenance) {
@@ -109,32 +110,6 @@ void write_average(const fs::path& folder, const Recipe& recipe, const Assembly&
 
 }  // namespace
 
-void recompute_statistics(const Recipe& recipe, Assembly& assembly) {
-  const auto& [num_members, num_replicas, num_stages] = assembly.mesh;
-  const at::Tensor& buffers = assembly.params->buffers();
-  data::StreamOptions options = assembly.stream->options();
-  options.seed = recipe.train.seed;
-  options.replica = assembly.place.member * num_replicas + assembly.place.replica;
-  options.num_replicas = num_members * num_replicas;
-  options.prefetch = 0;
-  data::Stream stream(assembly.data.train, options);
-  const int64_t num_batches =
-      (assembly.soup.batches + options.num_replicas - 1) / options.num_replicas;
-  for (int64_t k = 0; k < num_batches; ++k) {
-    assembly.engine->predict(
-        stream.next(), {.training = true, .statistics_rate = 1.0 / static_cast<double>(k + 1)});
-  }
-  for (comm::Group* group : {assembly.control_group.get(), assembly.population_group.get()}) {
-    group->all_reduce(buffers, {.what = "running statistics"});
-    buffers.div_(group->size());
-  }
-}
-
-bool has_buffers(const nn::Model& model) {
-  return std::ranges::any_of(model.blocks,
-                             [](const auto& block) { return !block->buffers().empty(); });
-}
-
 fs::path average_folder(const fs::path& run_folder) { return run_folder / "average"; }
 
 Distance measure_distance(Assembly& assembly) {
@@ -143,11 +118,19 @@ Distance measure_distance(Assembly& assembly) {
   const at::Tensor sums = at::zeros({2}, at::kDouble);
   sums[0] = own.distance;
   sums[1] = own.mean_norm;
-  // Stages add up; each replica counts the same again.
-  assembly.member_group->all_reduce(sums, {.what = "distances of stages"});
-  const double squared = sums[0].item<double>() / assembly.mesh.replicas;
-  const double mean_norm = sums[1].item<double>() / assembly.mesh.replicas;
+  add_up(sums, assembly);
+  const double squared = sums[0].item<double>(), mean_norm = sums[1].item<double>();
   return {.squared = squared, .relative = mean_norm > 0 ? std::sqrt(squared / mean_norm) : 0};
+}
+
+double Pair::barrier() const {
+  double barrier = 0;
+  for (size_t i = 0; i < between.size(); ++i) {
+    const double share = static_cast<double>(i + 1) / static_cast<double>(between.size() + 1);
+    const double line = (1 - share) * ends[0].loss() + share * ends[1].loss();
+    barrier = std::max(barrier, between[i].loss() - line);
+  }
+  return barrier;
 }
 
 Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& run_folder,
@@ -161,14 +144,11 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
                         .greedy_members = {},
                         .consensus_distance = distance.squared,
                         .relative_distance = distance.relative,
+                        .pairs = measure_pairs(assembly),
                         .average_folder = average_folder(run_folder),
                         .has_classes = assembly.data.num_classes > 0};
-  assembly.engine->pause();
-  const OwnModel own(*assembly.params);
-  std::vector<int> everyone(static_cast<size_t>(assembly.mesh.members));
-  std::iota(everyone.begin(), everyone.end(), 0);
-  become_soup(recipe, assembly, everyone);
-  population.average = evaluate_shared(recipe, assembly);
+  MemberSoups soups(recipe, assembly);
+  population.average = soups.evaluate(Parts(population.members.size(), 1));
   write_average(population.average_folder, recipe, assembly,
                 provenance(recipe, assembly, run_folder, step, population));
   if (!assembly.data.validation) return population;
@@ -177,19 +157,22 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
   for (const method::Evaluation& member : population.members) {
     scores.push_back(score_of(member, assembly));
   }
-  std::map<std::vector<int>, method::Evaluation> soups;
-  for (const int member : everyone) {
-    soups[{member}] = population.members[static_cast<size_t>(member)];
+  std::map<std::vector<int>, method::Evaluation> tried;
+  for (size_t member = 0; member < scores.size(); ++member) {
+    tried[{static_cast<int>(member)}] = population.members[member];
   }
-  const auto soup = ensemble::greedy_soup(scores, [&](std::span<const int> ingredients) {
-    own.put_back();
-    become_soup(recipe, assembly, ingredients);
-    const method::Evaluation evaluation = evaluate_shared(recipe, assembly);
-    soups[{ingredients.begin(), ingredients.end()}] = evaluation;
+  const auto greedy = ensemble::greedy_soup(scores, [&](std::span<const int> ingredients) {
+    Parts parts(scores.size(), 0);
+    for (const int member : ingredients) parts[static_cast<size_t>(member)] = 1;
+    const method::Evaluation evaluation = soups.evaluate(parts);
+    tried[{ingredients.begin(), ingredients.end()}] = evaluation;
     return score_of(evaluation, assembly);
   });
-  population.greedy = soups.at(soup.ingredients);
-  population.greedy_members = soup.ingredients;
+  population.greedy = tried.at(greedy.ingredients);
+  population.greedy_members = greedy.ingredients;
+  for (Pair& pair : population.pairs) {
+    walk(pair, assembly.soup.barrier_points, population.members, soups);
+  }
   return population;
 }
 
@@ -204,6 +187,14 @@ Json Population::to_json() const {
   json["greedy"]["members"] = greedy_members;
   json["consensus_distance"] = consensus_distance;
   json["relative_distance"] = relative_distance;
+  for (const Pair& pair : pairs) {
+    Json entry{{"members", pair.members}, {"distance", pair.distance}};
+    if (!pair.between.empty()) entry["barrier"] = pair.barrier();
+    for (const auto& point : pair.between) {
+      entry["between"].push_back(train::to_json(point, has_classes));
+    }
+    json["pairs"].push_back(entry);
+  }
   json["average_folder"] = average_folder.string();
   return json;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <vector>
@@ -7,6 +8,18 @@
 #include "outstep/train/assembly.h"
 
 namespace outstep::train {
+
+// Two members, and how it goes on the straight line from one to the other.
+struct Pair {
+  std::array<int, 2> members = {};
+  double distance = 0;                      // ‖θ_i - θ_j‖
+  std::array<method::Evaluation, 2> ends;   // of the members themselves
+  std::vector<method::Evaluation> between;  // at even steps, without the ends; may be empty
+
+  // The most by which the loss on the line exceeds what the ends' losses let expect there, at least
+  // 0 (Frankle et al., arXiv 1912.05671): near 0 for members of one basin.
+  double barrier() const;
+};
 
 // What the members of a finished run are worth: each by itself, together, and as one model.
 struct Population {
@@ -17,6 +30,7 @@ struct Population {
   std::vector<int> greedy_members;          // its ingredients, best first
   double consensus_distance = 0;            // (1/N) Σ ‖θ_n - mean‖²
   double relative_distance = 0;             // its root over the mean's norm
+  std::vector<Pair> pairs;                  // of each two members
   std::filesystem::path average_folder;     // the average as a model folder
   bool has_classes = false;                 // accuracies say something
 
@@ -37,12 +51,6 @@ Distance measure_distance(Assembly& assembly);
 Population conclude(const Recipe& recipe, Assembly& assembly,
                     const std::filesystem::path& run_folder, int64_t step,
                     std::vector<method::Evaluation> members);
-
-// The buffers become their means over soup.batches batches of training data at the live parameters,
-// which all members must have alike; each replica of each member makes a part of them. Collective.
-void recompute_statistics(const Recipe& recipe, Assembly& assembly);
-// Whether the model has any: batch norm's running statistics.
-bool has_buffers(const nn::Model& model);
 
 // The folder of a run's average. It is there once a run of several members has finished.
 std::filesystem::path average_folder(const std::filesystem::path& run_folder);

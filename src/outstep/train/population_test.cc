@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "outstep/data/regularization.h"
 #include "outstep/io/files.h"
 #include "outstep/io/safetensors.h"
 #include "outstep/train/checkpoint.h"
@@ -237,6 +239,82 @@ TEST_F(PopulationTest, TheEndIsMembersEnsembleAverageAndSoup) {
   EXPECT_EQ(soup["ingredients"].size(), 3);
   EXPECT_EQ(soup["ingredients"][2]["seed"], member_seed(1, 2));
   EXPECT_TRUE(fs::exists(found.average_folder / "config.json"));
+}
+
+// A heterogeneous population's members are runs with the regularisation that the table deals them.
+TEST_F(PopulationTest, MembersMayBeRegularisedEachInItsOwnWay) {
+  train(images(),
+        {"mesh.members=3", "ensemble.init=independent", "ensemble.regularization=heterogeneous"},
+        "population");
+  const auto table = data::heterogeneous_members(3, 1);
+  for (int member = 0; member < 3; ++member) {
+    const data::Regularization& own = table[static_cast<size_t>(member)];
+    const std::string name = "alone-" + std::to_string(member);
+    train(
+        images(),
+        {fmt::format("data.mixup={:.1f}", own.mixup), fmt::format("data.cutmix={:.1f}", own.cutmix),
+         fmt::format("data.random_erasing={:.2f}", own.random_erasing),
+         fmt::format("model.label_smoothing={:.2f}", own.label_smoothing),
+         fmt::format("train.seed={}", member_seed(1, member))},
+        name);
+    EXPECT_EQ(member_bytes("population", 3, member), member_bytes(name, 1, 0)) << member;
+  }
+}
+
+TEST_F(PopulationTest, ARegularisationOfItsOwnAllowsNoneForAll) {
+  const auto error_of = [&](const std::string& toml, const std::string& more) {
+    return testing::train(
+               {.toml = toml,
+                .overrides = {"mesh.members=2", "ensemble.regularization=heterogeneous", more},
+                .folder = folder_.path() / "refused"})[0]
+        .error;
+  };
+  EXPECT_THAT(error_of(images(), "data.mixup=0.5"), HasSubstr("data.mixup = 0.5, but"));
+  EXPECT_THAT(error_of(images(), "model.label_smoothing=0.1"),
+              HasSubstr("model.label_smoothing = 0.1, but"));
+  EXPECT_THAT(error_of(images(), "data.augment=false"), HasSubstr("data.augment = false, but"));
+  EXPECT_THAT(error_of(text(), "train.steps=2"), HasSubstr("has no images"));
+}
+
+// Distances of pairs and of the mean are two views of one thing: Σ over i < j of ‖θ_i - θ_j‖² is
+// N² times the mean square to the mean.
+TEST_F(PopulationTest, PairsAreAsFarApartAsTheirMeanSays) {
+  const Overrides population = {"mesh.members=3", "ensemble.barrier_points=3"};
+  const Summary summary = train(images(), population, "run");
+  const Population& found = *summary.population;
+  ASSERT_EQ(found.pairs.size(), 3);
+  double squares = 0;
+  for (const Pair& pair : found.pairs) {
+    squares += pair.distance * pair.distance;
+    ASSERT_EQ(pair.between.size(), 3);
+    EXPECT_GE(pair.barrier(), 0);
+    EXPECT_EQ(pair.ends[1].loss(), found.members[static_cast<size_t>(pair.members[1])].loss());
+  }
+  EXPECT_NEAR(squares, 9 * found.consensus_distance, 1e-5 * squares);
+  const auto json = found.to_json();
+  EXPECT_EQ(json["pairs"][2]["members"], (std::vector<int>{1, 2}));
+  EXPECT_EQ(json["pairs"][2]["barrier"], found.pairs[2].barrier());
+}
+
+TEST_F(PopulationTest, HalfWayBetweenTwoIsTheirAverage) {
+  for (const Overrides& mesh :
+       {Overrides{"mesh.members=2"}, {"mesh.members=2", "mesh.replicas=2", "sync.name=ddp"}}) {
+    const Summary summary =
+        train(images(), with(mesh, {"ensemble.barrier_points=1"}), "run" + mesh.back());
+    const Population& found = *summary.population;
+    EXPECT_EQ(found.pairs[0].between[0].loss(), found.average.loss());
+    EXPECT_NEAR(found.pairs[0].distance, 2 * std::sqrt(found.consensus_distance),
+                1e-5 * found.pairs[0].distance);
+  }
+}
+
+TEST(PairOfMembers, ABarrierIsWhatTheLineBetweenTheEndsDoesNotExplain) {
+  const auto loss = [](double value) { return method::Evaluation{.loss_sum = value, .units = 1}; };
+  Pair pair{
+      .members = {0, 1}, .ends = {loss(1), loss(3)}, .between = {loss(1.5), loss(2.25), loss(2)}};
+  EXPECT_EQ(pair.barrier(), 0.25);
+  pair.between = {loss(1), loss(1), loss(1)};
+  EXPECT_EQ(pair.barrier(), 0);
 }
 
 // The members of an average over everything are one model: so is all that is made of them.
