@@ -79,10 +79,13 @@ std::string population_text(const train::Population& population) {
       population.greedy);
   const auto [nearest, farthest] =
       std::ranges::minmax(population.pairs, {}, &train::Pair::distance);
-  std::string text = fmt::format(
-      "{}members are {:.3g} of the average's norm away from it, {:.3g} to {:.3g} from one "
-      "another\n",
-      table.text(), population.relative_distance, nearest.distance, farthest.distance);
+  const std::string apart =
+      population.pairs.size() == 1
+          ? fmt::format("{:.3g}", nearest.distance)
+          : fmt::format("{:.3g} to {:.3g}", nearest.distance, farthest.distance);
+  std::string text =
+      fmt::format("{}members are {:.3g} of the average's norm away from it, {} from one another\n",
+                  table.text(), population.relative_distance, apart);
   const auto& steepest = std::ranges::max(population.pairs, {}, &train::Pair::barrier);
   if (!steepest.between.empty()) {
     text += fmt::format("highest barrier of loss between two of them: {:.3g}, from {} to {}\n",

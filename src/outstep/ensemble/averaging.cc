@@ -6,6 +6,7 @@
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/rng.h"
+#include "outstep/comm/average.h"
 #include "outstep/method/traffic.h"
 
 namespace outstep::ensemble {
@@ -91,8 +92,8 @@ method::MixReport Averaging::after_step(const method::MixContext& context,
 void Averaging::pull_to_mean(double strength, const method::MixContext& context) {
   const at::Tensor& values = parts_.params.values();
   const at::Tensor mean = values.clone();
-  parts_.group.all_reduce(mean, {.tag = kMean, .what = "mean of members", .step = context.step});
-  mean.div_(parts_.group.size());
+  comm::average(parts_.group, mean,
+                {.tag = kMean, .what = "mean of members", .step = context.step});
   if (strength >= 1) {
     values.copy_(mean);
   } else {

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "outstep/comm/average.h"
+
 namespace outstep::ensemble {
 namespace {
 
@@ -16,8 +18,7 @@ double squared_norm(const at::Tensor& values) {
 Consensus measure_consensus(comm::Group& members, const at::Tensor& values) {
   const at::NoGradGuard no_grad;
   const at::Tensor mean = values.clone();
-  members.all_reduce(mean, {.what = "mean of members"});
-  mean.div_(members.size());
+  comm::average(members, mean, {.what = "mean of members"});
   Consensus consensus{.mean_norm = squared_norm(mean)};
   const at::Tensor distance = at::full({1}, squared_norm(mean.sub_(values)), at::kDouble);
   members.all_reduce(distance, {.what = "distances to the mean"});

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "outstep/base/clock.h"
+#include "outstep/comm/average.h"
 #include "outstep/ensemble/plan.h"
 #include "outstep/method/traffic.h"
 
@@ -46,9 +47,10 @@ method::MixReport Sparta::after_step(const method::MixContext& context,
   const at::Tensor mean = values.index_select(0, positions);
   const int64_t bytes_before = parts_.group.bytes_sent();
   const Clock::time_point begin = Clock::now();
-  parts_.group.all_reduce(mean, {.tag = kMean, .what = "mean of members", .step = context.step});
+  comm::average(parts_.group, mean,
+                {.tag = kMean, .what = "mean of members", .step = context.step});
   const double seconds = seconds_since(begin);
-  values.index_copy_(0, positions, mean.div_(parts_.group.size()));
+  values.index_copy_(0, positions, mean);
   return {.bytes_sent = parts_.group.bytes_sent() - bytes_before,
           .num_mixed = plan.size(),
           .communication_seconds = seconds,

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "outstep/comm/group.h"
+#include "outstep/comm/average.h"
 #include "outstep/nn/flat_params.h"
 
 namespace outstep::train {
@@ -14,9 +14,7 @@ class AveragedBuffers {
  public:
   AveragedBuffers(const nn::FlatParams& params, comm::Group& replicas)
       : live_(params.buffers()), own_(live_.clone()) {
-    if (replicas.size() == 1 || live_.numel() == 0) return;
-    replicas.all_reduce(live_, {.what = "running statistics"});
-    live_.div_(replicas.size());
+    comm::average(replicas, live_, {.what = "running statistics"});
   }
   ~AveragedBuffers() { live_.copy_(own_); }
   AveragedBuffers(const AveragedBuffers&) = delete;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "outstep/comm/average.h"
 #include "outstep/train/evaluation.h"
 
 namespace outstep::train {
@@ -22,8 +23,7 @@ void recompute_statistics(const Recipe& recipe, Assembly& assembly) {
         stream.next(), {.training = true, .statistics_rate = 1.0 / static_cast<double>(k + 1)});
   }
   for (comm::Group* group : {assembly.control_group.get(), assembly.population_group.get()}) {
-    group->all_reduce(buffers, {.what = "running statistics"});
-    buffers.div_(group->size());
+    comm::average(*group, buffers, {.what = "running statistics"});
   }
 }
 
@@ -54,8 +54,7 @@ method::Evaluation MemberSoups::evaluate(std::span<const int64_t> parts) {
   ensemble::make_soup(members, assembly_.params->values(), parts);
   ensemble::make_soup(members, buffers, parts);
   // Replicas have the same weights, but running statistics of their own.
-  assembly_.control_group->all_reduce(buffers, {.what = "running statistics"});
-  buffers.div_(assembly_.control_group->size());
+  comm::average(*assembly_.control_group, buffers, {.what = "running statistics"});
   if (assembly_.soup.statistics == ensemble::SoupOptions::Statistics::recompute &&
       has_buffers(*assembly_.model)) {
     recompute_statistics(recipe_, assembly_);
