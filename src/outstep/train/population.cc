@@ -72,13 +72,13 @@ Json to_json(const method::Evaluation& evaluation, bool has_classes) {
 Json provenance(const Recipe& recipe, const Assembly& assembly, const fs::path& run_folder,
                 int64_t step, const Population& population) {
   Json ingredients = Json::array();
-  for (int member = 0; member < assembly.mesh.members; ++member) {
+  for (size_t i = 0; i < population.members.size(); ++i) {
+    const int member = population.member_ids[i];
     Json ingredient{{"run", run_folder.string()},
                     {"step", step},
                     {"member", member},
                     {"seed", member_seed(recipe.train.seed, member)}};
-    ingredient.update(
-        to_json(population.members[static_cast<size_t>(member)], population.has_classes));
+    ingredient.update(to_json(population.members[i], population.has_classes));
     ingredients.push_back(ingredient);
   }
   return {
@@ -154,7 +154,8 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
                     int64_t step, std::vector<method::Evaluation> members) {
   const Distance distance = measure_distance(assembly);
   members.resize(static_cast<size_t>(assembly.mesh.members));
-  Population population{.members = std::move(members),
+  Population population{.member_ids = assembly.member_ids,
+                        .members = std::move(members),
                         .ensemble = evaluate_ensemble(recipe, assembly),
                         .average = {},
                         .greedy = {},
@@ -189,14 +190,18 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
     return score_of(evaluation, assembly);
   });
   population.greedy = soups.at(soup.ingredients);
-  population.greedy_members = soup.ingredients;
+  for (const int place : soup.ingredients) {
+    population.greedy_members.push_back(assembly.member_ids[static_cast<size_t>(place)]);
+  }
   return population;
 }
 
 Json Population::to_json() const {
   Json json;
-  for (const method::Evaluation& member : members) {
-    json["members"].push_back(train::to_json(member, has_classes));
+  for (size_t i = 0; i < members.size(); ++i) {
+    Json member{{"member", member_ids[i]}};
+    member.update(train::to_json(members[i], has_classes));
+    json["members"].push_back(member);
   }
   json["ensemble"] = train::to_json(ensemble, has_classes);
   json["average"] = train::to_json(average, has_classes);
