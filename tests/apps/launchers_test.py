@@ -1,8 +1,10 @@
 """The same recipe under every launcher: the same losses and the same model, bit for bit."""
 
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import unittest
 
@@ -99,6 +101,85 @@ class Launchers(InTemporaryFolder):
         said = [launcher.communicate(timeout=60)[0] for launcher in launchers]
         self.assertEqual([launcher.returncode for launcher in launchers], [0, 0], said)
         self.assert_same_run(own, self.folder / "nodes")
+
+
+class Hosts(InTemporaryFolder):
+    """Populations in worlds of fewer processes than ranks: each process hosts some."""
+
+    def setUp(self):
+        super().setUp()
+        self.population = ["--mesh.members=3", "--mesh.replicas=1", "--sync.name=none", "--ensemble.name=wash", "--ensemble.p=0.2"]
+
+    def assert_right(self, *runs):
+        """With the models of a run that starts its ranks itself."""
+        self.run_ok("train", self.recipe, "--run-dir", "own", *self.population)
+        for member in range(3):
+            models = {(support.checkpoints(self.folder / run)[-1] / f"member-{member:02}" / "model.safetensors").read_bytes()
+                      for run in ("own", *runs)}
+            self.assertEqual(len(models), 1)
+
+    def command(self, run, *more):
+        return [support.PROGRAM, "train", str(self.recipe), "--run-dir", run, *self.population, *more]
+
+    def start(self, run, launcher):
+        result = subprocess.run([*map(str, launcher), *self.command(run)], capture_output=True, text=True, cwd=self.folder,
+                                timeout=120, env=environment())
+        self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
+
+    def test_its_own_launch_command(self):
+        self.run_ok("launch", "-n", 2, self.recipe, "--run-dir", "two", *self.population)
+        self.start("one", [support.PROGRAM, "launch", "-n", 1, "--"])
+        self.assert_right("two", "one")
+
+    @unittest.skipUnless(TORCHRUN.exists(), "needs torchrun in .venv")
+    def test_torchrun(self):
+        self.start("torchrun", [TORCHRUN, "--no-python", "--nproc-per-node", 2, "--master-port", support.free_port()])
+        self.assert_right("torchrun")
+
+    @unittest.skipUnless(mpirun_is_here(), "needs mpirun")
+    def test_mpirun(self):
+        self.start("mpirun", [*MPIRUN, "-n", 2])
+        self.assert_right("mpirun")
+        result = subprocess.run([*MPIRUN, "-n", "2", *self.command("mpi", "--comm.backend=mpi")], capture_output=True, text=True,
+                                cwd=self.folder, timeout=120, env=environment())
+        self.assertEqual(result.returncode, 2, result)
+        self.assertIn('comm.backend is "mpi", whose ranks only mpirun can start: mpirun -n 3', result.stderr)
+
+    def test_tasks_as_slurm_starts_them(self):
+        port = support.free_port()
+        tasks = [subprocess.Popen(self.command("slurm"), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, env=environment(SLURM_PROCID=str(task), SLURM_NTASKS="2", SLURM_LOCALID=str(task),
+                                                             SLURM_STEP_ID="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)))
+                 for task in range(2)]
+        said = [task.communicate(timeout=60)[0] for task in tasks]
+        self.assertEqual([task.returncode for task in tasks], [0, 0], said)
+        self.assert_right("slurm")
+
+    def test_a_hosted_rank_that_is_killed(self):
+        command = [support.PROGRAM, "launch", "-n", 2, self.recipe, "--run-dir", "killed", *self.population, "--train.steps=5000"]
+        with Ranks(command, folder=self.folder) as ranks:
+            ranks.wait_for_line(r"step +7/")
+            ranks.kill(2)  # the launcher's own are 0 and 1
+            (result,) = ranks.wait()
+        self.assertEqual(result.exit_code, 4, result)
+        self.assertRegex(result.stderr, r"outstep\[2\]: communication error: rank 2 \(process \d+\) was ended by signal 9 \(Killed\)\n"
+                                        r"  The last checkpoint is .*\n  Or without member 2: .* --ensemble.lost=\[2\]\n")
+        self.assertEqual(result.stderr.count("--ensemble.lost"), 1)
+
+    def test_asked_to_stop(self):
+        command = [support.PROGRAM, "launch", "-n", 2, self.recipe, "--run-dir", "stopped", *self.population, "--train.steps=5000"]
+        with Ranks(command, folder=self.folder) as ranks:
+            ranks.wait_for_line(r"step +7/")
+            os.kill(ranks.processes()[0], signal.SIGTERM)  # the launcher, which began first
+            (result,) = ranks.wait()
+        self.assertEqual(result.exit_code, 143, result)
+        self.assertTrue(support.checkpoints(self.folder / "stopped"))
+
+    def test_worlds_that_are_refused(self):
+        result = support.outstep("launch", "-n", 1, self.recipe, folder=self.folder)
+        self.assert_fails(result, 2, r"config error: the recipe's mesh is 2 replicas .* has 1; start as many")
+        result = support.outstep("launch", "-n", 4, self.recipe, *self.population, folder=self.folder)
+        self.assert_fails(result, 2, r"config error: the recipe's mesh is 1 replica × 1 stage × 3 members .* has 4")
 
 
 class Json(InTemporaryFolder):

@@ -24,6 +24,7 @@ train::Recipe read_recipe(const StoredModel& stored, std::vector<std::string> ov
   overrides.push_back("mesh.replicas=1");  // one process evaluates, all of the model
   overrides.push_back("mesh.stages=1");
   overrides.push_back("mesh.members=1");
+  overrides.push_back("ensemble.lost=[]");
   overrides.push_back("engine.name=backprop");
   if (stored.recipe) return train::read_recipe(*stored.recipe, overrides);
   return train::read_recipe_text("", stored.folder.string(), overrides);

@@ -1,8 +1,10 @@
 #include "outstep/apps/hint.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "outstep/apps/places.h"
+#include "outstep/base/errors.h"
 #include "outstep/train/checkpoint.h"
 
 namespace outstep::apps {
@@ -15,6 +17,27 @@ std::string resume_hint(const std::filesystem::path& run_folder) {
   }
   return fmt::format("The last checkpoint is {}; continue with: {} resume {}",
                      checkpoints.back().folder.string(), program_as_typed(), run_folder.string());
+}
+
+std::string without_lost_hint(const std::filesystem::path& run_folder,
+                              const std::vector<int>& lost_ranks, int world_size) try {
+  const train::Recipe recipe = train::read_recipe(run_folder / "recipe.toml", {});
+  if (recipe.mesh.members == 1) return "";
+  std::string who = "a member that is lost";
+  std::vector<std::string> lost;
+  for (const int member : recipe.members.lost) lost.push_back(std::to_string(member));
+  if (lost_ranks.empty() || world_size != recipe.mesh.size()) {
+    lost.emplace_back("NUMBER");
+  } else {
+    const auto members = recipe.members.of_ranks(recipe.mesh, lost_ranks);
+    if (recipe.members.without(members).ids.empty()) return "";
+    who = train::describe_members(members);
+    for (const int member : members) lost.push_back(std::to_string(member));
+  }
+  return fmt::format("\n  Or without {}: {} resume {} --ensemble.lost=[{}]", who,
+                     program_as_typed(), run_folder.string(), fmt::join(lost, ","));
+} catch (const Error&) {
+  return "";  // the run has not begun
 }
 
 }  // namespace outstep::apps

@@ -22,8 +22,8 @@ constexpr int kMaxRanks = 4096;
 
 LaunchOptions options_of(const Flags& flags) {
   LaunchOptions options{.num_ranks = flags.num_ranks,
-                        .num_nodes = flags.num_nodes,
-                        .node_rank = flags.node_rank,
+                        .first_rank = flags.node_rank * flags.num_ranks,
+                        .world_size = flags.num_nodes * flags.num_ranks,
                         .shows_all_output = flags.all_output};
   if (!flags.master.empty()) {
     const MasterAddress master = parse_master_address(flags.master);

@@ -17,6 +17,7 @@
 #include "outstep/apps/report.h"
 #include "outstep/apps/stop_signals.h"
 #include "outstep/base/clock.h"
+#include "outstep/comm/launch.h"
 
 extern char** environ;
 
@@ -57,6 +58,8 @@ struct Child {
   bool has_exited = false;
   int status = 0;             // as waitpid gave it
   bool killed_by_us = false;  // after the grace
+  std::optional<Failure> failure;
+  bool has_reported = false;  // the failure is in its own words
   Descriptor report;          // what the rank tells us
   Descriptor output;          // stdout and stderr of ranks other than this machine's first
   LineReader report_lines;
@@ -112,11 +115,14 @@ class StringArray {
   std::vector<char*> pointers_;
 };
 
-std::vector<std::string> environment_with(const std::map<std::string, std::string>& ours) {
+std::vector<std::string> environment_with(const std::map<std::string, std::string>& ours,
+                                          bool hosts) {
   std::vector<std::string> variables;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
-    if (!ours.contains(std::string(text.substr(0, text.find('='))))) variables.emplace_back(text);
+    const std::string_view name = text.substr(0, text.find('='));
+    if (ours.contains(std::string(name)) || (hosts && comm::is_place_of_process(name))) continue;
+    variables.emplace_back(text);
   }
   for (const auto& [name, value] : ours) variables.push_back(name + "=" + value);
   return variables;
@@ -153,10 +159,10 @@ struct RankStart {
 // One launch: the ranks, what they said, and what is to happen next.
 class Supervisor {
  public:
-  explicit Supervisor(const LaunchOptions& options)
-      : options_(options),
-        port_(options.num_nodes == 1 || options.node_rank == 0 ? ReservedPort(options.master_port)
-                                                               : ReservedPort(0)) {}
+  explicit Supervisor(const LaunchOptions& options) : options_(options) {
+    const bool has_rank_0 = options.first_rank == 0 && !options.hosts;
+    if (has_rank_0 || options.master_port == 0) port_.emplace(options.master_port);
+  }
   ~Supervisor() {
     kill_all();
     for (Child& child : children_) {
@@ -165,7 +171,7 @@ class Supervisor {
   }
 
   LaunchOutcome run() {
-    for (int local_rank = 0; local_rank < options_.num_ranks; ++local_rank) start(local_rank);
+    for (int i = 0; i < options_.num_ranks; ++i) start(i);
     while (std::any_of(children_.begin(), children_.end(),
                        [](const Child& child) { return !child.has_exited; })) {
       wait_for_news();
@@ -176,23 +182,26 @@ class Supervisor {
   }
 
  private:
-  void start(int local_rank);
+  void start(int index);
   void wait_for_news();
   void read_pipes(Child& child);
   void on_signal(int signal);
   void reap();
   void note_exit(Child& child);
-  void note(Failure failure);
+  void note(Child& child, Failure failure);
   void signal_all(int signal);
   void kill_all();
   bool grace_is_over() const { return kill_at_ && Clock::now() >= *kill_at_; }
+  int world_size() const {
+    return options_.world_size > 0 ? options_.world_size : options_.num_ranks;
+  }
   LaunchOutcome outcome() const;
+  std::vector<LostRank> lost_ranks() const;
 
   const LaunchOptions& options_;
-  ReservedPort port_;
+  std::optional<ReservedPort> port_;
   SignalsByDescriptor signals_;
   std::deque<Child> children_;
-  std::vector<Failure> failures_;
   std::string run_folder_;
   std::optional<Clock::time_point> kill_at_;
   int stop_signal_ = 0;           // the first SIGINT or SIGTERM of this process
@@ -200,23 +209,24 @@ class Supervisor {
   bool left_at_once_ = false;
 };
 
-void Supervisor::start(int local_rank) {
-  const int rank = options_.node_rank * options_.num_ranks + local_rank;
+void Supervisor::start(int index) {
+  const int rank = options_.first_rank + index;
   Pipe report = make_pipe();
   Pipe exec_error = make_pipe();
-  Pipe output = local_rank > 0 ? make_pipe() : Pipe{};
+  Pipe output = index > 0 ? make_pipe() : Pipe{};
 
-  const int world_size = options_.num_nodes * options_.num_ranks;
-  const int port = options_.num_nodes == 1 ? port_.port() : options_.master_port;
+  const int local_size = options_.local_size > 0 ? options_.local_size : options_.num_ranks;
   StringArray argv(options_.command);
-  StringArray envp(environment_with({{"RANK", std::to_string(rank)},
-                                     {"WORLD_SIZE", std::to_string(world_size)},
-                                     {"LOCAL_RANK", std::to_string(local_rank)},
-                                     {"LOCAL_WORLD_SIZE", std::to_string(options_.num_ranks)},
-                                     {"MASTER_ADDR", options_.master_addr},
-                                     {"MASTER_PORT", std::to_string(port)},
-                                     {"OUTSTEP_LAUNCH", "1"},
-                                     {"OUTSTEP_REPORT", std::to_string(report.write.number())}}));
+  StringArray envp(environment_with(
+      {{"RANK", std::to_string(rank)},
+       {"WORLD_SIZE", std::to_string(world_size())},
+       {"LOCAL_RANK", std::to_string(options_.first_local_rank + index)},
+       {"LOCAL_WORLD_SIZE", std::to_string(local_size)},
+       {"MASTER_ADDR", options_.master_addr},
+       {"MASTER_PORT", std::to_string(port_ ? port_->port() : options_.master_port)},
+       {"OUTSTEP_LAUNCH", "1"},
+       {"OUTSTEP_REPORT", std::to_string(report.write.number())}},
+      options_.hosts));
   const pid_t launcher = getpid();
   // Nothing throws between these lines: a child that is listed has a process.
   Child& child = children_.emplace_back();
@@ -272,10 +282,15 @@ void Supervisor::read_pipes(Child& child) {
   const auto on_report = [&](const std::string& line) {
     Report report = read_report(line);
     if (report.failure) {
-      report.failure->rank = child.rank;
-      note(std::move(*report.failure));
+      // A process that hosts ranks has said which one it was.
+      if (report.failure->rank == 0) report.failure->rank = child.rank;
+      child.has_reported = true;
+      note(child, std::move(*report.failure));
     }
-    if (!report.run_folder.empty()) run_folder_ = report.run_folder;
+    if (!report.run_folder.empty()) {
+      run_folder_ = report.run_folder;
+      report_run_folder(run_folder_);  // to whoever has launched this launcher
+    }
   };
   const auto on_output = [&](std::string line) {
     if (options_.shows_all_output) std::fprintf(stderr, "[%d] %s\n", child.rank, line.c_str());
@@ -321,8 +336,7 @@ void Supervisor::reap() {
 
 // An exit that no report explains.
 void Supervisor::note_exit(Child& child) {
-  const auto is_told = [&](const Failure& failure) { return failure.rank == child.rank; };
-  if (child.killed_by_us || std::any_of(failures_.begin(), failures_.end(), is_told)) return;
+  if (child.killed_by_us || child.failure) return;
   const std::string who = fmt::format("rank {} (process {})", child.rank, child.pid);
   const double now = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
   if (WIFSIGNALED(child.status)) {
@@ -331,27 +345,27 @@ void Supervisor::note_exit(Child& child) {
     const bool is_crash = signal == SIGSEGV || signal == SIGABRT || signal == SIGBUS ||
                           signal == SIGILL || signal == SIGFPE;
     int code = options_.starts_outstep ? (is_crash ? 70 : 4) : 128 + signal;
-    note({.rank = child.rank,
-          .kind = is_crash ? "internal error" : "communication error",
-          .exit_code = code,
-          .message = fmt::format("{} was ended by {}", who, signal_name(signal)),
-          .hint = "",
-          .at_seconds = now,
-          .signal = signal});
+    note(child, {.rank = child.rank,
+                 .kind = is_crash ? "internal error" : "communication error",
+                 .exit_code = code,
+                 .message = fmt::format("{} was ended by {}", who, signal_name(signal)),
+                 .hint = "",
+                 .at_seconds = now,
+                 .signal = signal});
   } else if (const int code = WEXITSTATUS(child.status);
              code != 0 && !(options_.starts_outstep && code > 128)) {  // 128 + signal: stopped
-    note({.rank = child.rank,
-          .kind = "launch error",
-          .exit_code = code,
-          .message = fmt::format("{} left with exit code {}", who, code),
-          .hint = "",
-          .at_seconds = now,
-          .signal = 0});
+    note(child, {.rank = child.rank,
+                 .kind = "launch error",
+                 .exit_code = code,
+                 .message = fmt::format("{} left with exit code {}", who, code),
+                 .hint = "",
+                 .at_seconds = now,
+                 .signal = 0});
   }
 }
 
-void Supervisor::note(Failure failure) {
-  failures_.push_back(std::move(failure));
+void Supervisor::note(Child& child, Failure failure) {
+  child.failure = std::move(failure);
   if (!kill_at_) kill_at_ = Clock::now() + options_.grace;
 }
 
@@ -370,12 +384,16 @@ void Supervisor::kill_all() {
 }
 
 LaunchOutcome Supervisor::outcome() const {
-  LaunchOutcome outcome{.run_folder = run_folder_};
+  LaunchOutcome outcome{.run_folder = run_folder_, .world_size = world_size()};
   if (left_at_once_) {
     outcome.exit_code = 128 + stop_signal_;
     return outcome;
   }
-  const Failure* first = first_failure(failures_);
+  std::vector<Failure> failures;
+  for (const Child& child : children_) {
+    if (child.failure) failures.push_back(*child.failure);
+  }
+  const Failure* first = first_failure(failures);
   // Ranks that were stopped while still starting leave without a word, and the others miss them:
   // not a failure.
   const bool is_echo_of_stop =
@@ -386,8 +404,9 @@ LaunchOutcome Supervisor::outcome() const {
   if (first != nullptr && !is_echo_of_stop) {
     outcome.failure = *first;
     outcome.exit_code = first->exit_code;
+    outcome.lost = lost_ranks();
     for (const Child& child : children_) {
-      if (child.rank == first->rank) {
+      if (child.failure && child.failure->rank == first->rank) {
         outcome.failed_output.assign(child.kept.begin(), child.kept.end());
       }
     }
@@ -399,6 +418,23 @@ LaunchOutcome Supervisor::outcome() const {
         WIFSIGNALED(child.status) ? 128 + WTERMSIG(child.status) : WEXITSTATUS(child.status);
   }
   return outcome;
+}
+
+std::vector<LostRank> Supervisor::lost_ranks() const {
+  std::vector<LostRank> lost;
+  for (const Child& child : children_) {
+    const bool is_well = WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0;
+    const bool has_own_error = child.has_reported && child.failure->kind != "communication error";
+    if (is_well || has_own_error || stop_signal_ != 0) return {};
+    if (child.killed_by_us) {
+      lost.push_back({child.rank, fmt::format("rank {} (process {}) did not answer, nor end when "
+                                              "the others had given it up",
+                                              child.rank, child.pid)});
+    } else if (child.failure && !child.has_reported) {
+      lost.push_back({child.rank, child.failure->message});
+    }
+  }
+  return lost;
 }
 
 }  // namespace
@@ -428,9 +464,15 @@ LaunchOutcome launch(const LaunchOptions& options) {
 int finish_launch(const LaunchOutcome& outcome) {
   if (!outcome.failure) return outcome.exit_code;
   Failure failure = *outcome.failure;
-  if (failure.hint.empty() && failure.kind == "communication error" &&
-      !outcome.run_folder.empty()) {
-    failure.hint = resume_hint(outcome.run_folder);
+  const bool is_loss = failure.kind == "communication error" || !outcome.lost.empty();
+  if (is_loss && !outcome.run_folder.empty()) {
+    if (failure.hint.empty()) failure.hint = resume_hint(outcome.run_folder);
+    std::vector<int> lost;
+    for (const LostRank& rank : outcome.lost) lost.push_back(rank.rank);
+    // A launcher below this one may have said it.
+    if (failure.hint.find("--ensemble.lost") == std::string::npos) {
+      failure.hint += without_lost_hint(outcome.run_folder, lost, outcome.world_size);
+    }
   }
   for (const std::string& line : outcome.failed_output) {
     failure.hint +=

@@ -1,5 +1,9 @@
 #include "outstep/apps/rank.h"
 
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <filesystem>
 #include <mutex>
 #include <thread>
 
@@ -10,6 +14,7 @@
 #include "outstep/base/log.h"
 #include "outstep/base/threads.h"
 #include "outstep/train/assembly.h"
+#include "outstep/train/checkpoint.h"
 
 namespace outstep::apps {
 namespace {
@@ -68,15 +73,80 @@ int run_as_threads(const train::Recipe& recipe, const RankOptions& options,
   return exit_code;
 }
 
-int run_as_children(const train::Recipe& recipe, const RankOptions& options) {
+LaunchOptions launch_of(const train::Recipe& recipe, const RankOptions& options) {
   if (recipe.comm.backend == "mpi") {
     throw ConfigError(
         "comm.backend is \"mpi\", whose ranks only mpirun can start: mpirun -n {} {} …",
         recipe.mesh.size(), program_as_typed());
   }
-  LaunchOptions launch_options{.command = {program_path()}, .num_ranks = recipe.mesh.size()};
-  launch_options.command.insert(launch_options.command.end(), options.arguments.begin(),
-                                options.arguments.end());
+  LaunchOptions launch{.command = {program_path()}, .num_ranks = recipe.mesh.size()};
+  launch.command.insert(launch.command.end(), options.arguments.begin(), options.arguments.end());
+  return launch;
+}
+
+bool has_begun(const std::filesystem::path& run_folder) {
+  return !run_folder.empty() && std::filesystem::exists(run_folder / "recipe.toml");
+}
+
+// Tells who was lost and how, and who goes on from where.
+void tell_loss(const std::vector<LostRank>& ranks, const std::vector<int>& lost,
+               const std::vector<int>& left, const std::filesystem::path& run_folder) {
+  std::vector<std::string> how;
+  for (const LostRank& rank : ranks) how.push_back(rank.how);
+  const auto checkpoints = train::list_checkpoints(run_folder);
+  const std::string from = checkpoints.empty()
+                               ? "from the beginning: there is no checkpoint yet"
+                               : fmt::format("from step {}, {}", checkpoints.back().step,
+                                             checkpoints.back().folder.string());
+  std::fputs(fmt::format("outstep: lost {}: {}; the run goes on with {} {}\n",
+                         train::describe_members(lost), fmt::join(how, "; "),
+                         train::describe_members(left), from)
+                 .c_str(),
+             stderr);
+}
+
+// Members may be lost one after another; those that are left take up the run each time.
+int run_as_children(const train::Recipe& recipe, const RankOptions& options) {
+  LaunchOptions launch_options = launch_of(recipe, options);
+  comm::Mesh mesh = recipe.mesh;
+  train::Members members = recipe.members;
+  std::string run_folder;
+  // Whoever waits for a lost rank itself may take its own deadline to end.
+  if (members.continues_on_loss) launch_options.grace += recipe.comm.deadline;
+  for (;;) {
+    const LaunchOutcome outcome = launch(launch_options);
+    if (!outcome.run_folder.empty()) run_folder = outcome.run_folder;
+    std::vector<int> ranks;
+    for (const LostRank& rank : outcome.lost) ranks.push_back(rank.rank);
+    const std::vector<int> lost = members.of_ranks(mesh, ranks);
+    const train::Members left = members.without(lost);
+    const bool can_go_on = !lost.empty() && !left.ids.empty() && has_begun(run_folder);
+    if (!members.continues_on_loss || !can_go_on) return finish_launch(outcome);
+    tell_loss(outcome.lost, lost, left.ids, run_folder);
+    members = left;
+    mesh.members = static_cast<int>(left.ids.size());
+    launch_options.num_ranks = mesh.size();
+    launch_options.command = {program_path(), "resume", run_folder,
+                              fmt::format("--ensemble.lost=[{}]", fmt::join(left.lost, ","))};
+    launch_options.command.insert(launch_options.command.end(), options.resume_flags.begin(),
+                                  options.resume_flags.end());
+  }
+}
+
+// This process is one of a world that has fewer of them than the population has ranks.
+int run_as_host(const train::Recipe& recipe, const comm::World& process,
+                const RankOptions& options) {
+  const int world_size = recipe.mesh.size();
+  const comm::HostedRanks hosted = comm::hosted_ranks(process, world_size);
+  LaunchOptions launch_options = launch_of(recipe, options);
+  launch_options.num_ranks = hosted.num_ranks;
+  launch_options.first_rank = hosted.first_rank;
+  launch_options.world_size = world_size;
+  launch_options.first_local_rank = hosted.first_local_rank;
+  launch_options.local_size = hosted.local_size;
+  launch_options.master_addr = process.master_addr;
+  launch_options.master_port = process.master_port;
+  launch_options.hosts = true;
   return finish_launch(launch(launch_options));
 }
 
@@ -92,6 +162,8 @@ int run_on_ranks(const train::Recipe& recipe, const RankOptions& options,
   }
   if (options.local) return run_as_threads(recipe, options, work);
   if (is_alone && recipe.mesh.size() > 1) return run_as_children(recipe, options);
+  const bool is_too_small = world.world_size < recipe.mesh.size();
+  if (recipe.mesh.members > 1 && is_too_small) return run_as_host(recipe, world, options);
   return run_as_rank(recipe, world, options, work);
 }
 

@@ -13,8 +13,12 @@
 //   return run_on_ranks(recipe, {.arguments = invocation.arguments()}, [&](Rank& rank) { … });
 //
 // A world that is there already (torchrun, mpirun, srun, our launcher) is taken as it is: this
-// process is one rank of it. Started alone, one rank needs nothing, and for more the program starts
+// process is one rank of it. Where it is too small for a population, each process hosts several
+// ranks, which it starts. Started alone, one rank needs nothing, and for more the program starts
 // itself once a rank. With `local` the ranks are threads of this process instead.
+//
+// With ensemble.on_loss = "continue" the ranks that a lone process started may be lost: the members
+// without a lost rank are started anew, as `outstep resume RUN --ensemble.lost=[…]`.
 
 namespace outstep::apps {
 
@@ -26,6 +30,8 @@ struct Rank {
 
 struct RankOptions {
   std::vector<std::string> arguments;  // of this program, to start ranks with
+  // Behind `outstep resume RUN`, to go on in the same way when a member is lost.
+  std::vector<std::string> resume_flags = {};
   bool local = false;
   ScreenOptions screen;
 };

@@ -39,10 +39,16 @@ int run(const Flags& flags, const Invocation& invocation) {
       .trace = flags.trace,
   };
   const train::Recipe recipe = job.read_recipe();
+  const ScreenOptions screen{.json = invocation.wants_json(), .quiet = flags.quiet};
+  auto kept_flags = resume_flags(screen, flags.trace);
+  for (const std::string& override : flags.overrides) {
+    if (!override.starts_with("ensemble.lost=")) kept_flags.push_back("--" + override);
+  }
   return run_on_ranks(recipe,
                       {.arguments = invocation.arguments(),
+                       .resume_flags = kept_flags,
                        .local = flags.local,
-                       .screen = {.json = invocation.wants_json(), .quiet = flags.quiet}},
+                       .screen = screen},
                       [&](Rank& rank) {
                         for (const std::string& note : notes) rank.screen.line(note);
                         return train_on_rank(job, rank);

@@ -9,16 +9,18 @@
 namespace outstep::apps {
 namespace {
 
-constexpr std::array<std::string_view, 6> kHarmless = {"log.",  "checkpoint.", "evaluation.",
-                                                       "comm.", "data.path",   "data.prefetch"};
+constexpr std::array<std::string_view, 7> kHarmless = {
+    "log.",      "checkpoint.",   "evaluation.",     "comm.",
+    "data.path", "data.prefetch", "ensemble.on_loss"};
 
 struct Told {
   std::string_view key;
   std::string_view consequence;
 };
-constexpr std::array<Told, 6> kTold = {{
+constexpr std::array<Told, 7> kTold = {{
     {"train.steps", "schedules that end with the run are stretched to the new end"},
     {"mesh.replicas", "the micro-batches of a step are as many as the replicas"},
+    {"ensemble.lost", "the other members go on among themselves"},
     {"sync.name", "another sync may sum gradients in another order"},
     {"sync.replay", "another record has other counts"},
     {"train.threads", "sums inside kernels may be taken in another order"},

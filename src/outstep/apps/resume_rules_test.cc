@@ -12,7 +12,7 @@ TEST(ResumeRules, WhatCannotChangeTheResultPasses) {
   EXPECT_TRUE(check_resume_overrides({}).empty());
   EXPECT_TRUE(check_resume_overrides({"log.every=1", "checkpoint.keep=5", "evaluation.every=10",
                                       "comm.deadline_seconds=5", "data.path=\"/elsewhere\"",
-                                      "data.prefetch=0"})
+                                      "data.prefetch=0", "ensemble.on_loss=continue"})
                   .empty());
 }
 
@@ -22,6 +22,9 @@ TEST(ResumeRules, WhatChangesItIsTold) {
   EXPECT_EQ(notes[0],
             "--train.steps=1200: not bit for bit the run it was, since schedules that end with the "
             "run are stretched to the new end");
+  EXPECT_EQ(check_resume_overrides({"ensemble.lost=[1]"})[0],
+            "--ensemble.lost=[1]: not bit for bit the run it was, since the other members go on "
+            "among themselves");
   EXPECT_EQ(check_resume_overrides({"mesh.replicas=2", "sync.name=zero1"}).size(), 2u);
 }
 

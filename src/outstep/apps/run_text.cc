@@ -94,6 +94,10 @@ std::string population_text(const train::Population& population) {
   return text;
 }
 
+std::string without_lost(const std::vector<int>& members) {
+  return members.empty() ? "" : fmt::format(" (without {})", train::describe_members(members));
+}
+
 std::string next_command(const train::Assembly& assembly, const train::Summary& summary) {
   const std::string run = summary.run.string();
   if (!summary.finished) return fmt::format("{} resume {}", program_as_typed(), run);
@@ -113,10 +117,11 @@ std::string start_text(train::Recipe& recipe, const train::Assembly& assembly) {
                               assembly.sync->communication_bytes();
   io::Section engine = recipe.settings.section("engine");
   io::Section ensemble = recipe.settings.section("ensemble");
-  std::string text = fmt::format(
-      "{}  {} parameters · {} · {} · {} {} each\n", assembly.model->family(),
-      with_commas(assembly.model->num_parameters()), engine.text("precision", "fp32"),
-      assembly.mesh.describe(), assembly.threads, assembly.threads == 1 ? "thread" : "threads");
+  std::string text =
+      fmt::format("{}  {} parameters · {} · {} · {} {} each\n", assembly.model->family(),
+                  with_commas(assembly.model->num_parameters()), engine.text("precision", "fp32"),
+                  assembly.mesh.describe() + without_lost(recipe.members.lost), assembly.threads,
+                  assembly.threads == 1 ? "thread" : "threads");
   text += fmt::format(
       "engine {} (micro-batch {}) · sync {} · ensemble {} · optimizer {} (lr {:g}, {})\n",
       engine.text("name", "backprop"), assembly.stream->options().micro_batch,
@@ -142,8 +147,9 @@ std::string steps_text(const train::Summary& summary) {
 
 std::string end_text(const train::Assembly& assembly, const train::Summary& summary) {
   std::string text = summary.population ? population_text(*summary.population) : "";
-  text += fmt::format("{} after {}, {} ({} {}/s)\n", result_text(assembly, summary),
-                      steps_text(summary), human_seconds(summary.train_seconds),
+  text += fmt::format("{} after {}{}, {} ({} {}/s)\n", result_text(assembly, summary),
+                      steps_text(summary), without_lost(summary.lost_members),
+                      human_seconds(summary.train_seconds),
                       with_commas(std::llround(summary.units_per_second)), summary.unit);
   text += fmt::format("memory {} of tensors at most", human_bytes(summary.peak_memory_bytes));
   if (summary.bytes_sent > 0) {

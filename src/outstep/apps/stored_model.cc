@@ -48,9 +48,10 @@ std::string tokenizer_name(const StoredModel& stored, int64_t vocab_size) {
 fs::path only_model_in(const fs::path& checkpoint) {
   const auto manifest = train::Manifest::read_complete(checkpoint);
   if (manifest.mesh.members == 1) return checkpoint;
-  throw DataError("{} holds the models of {} members; name one of them, as {}", checkpoint.string(),
-                  manifest.mesh.members,
-                  train::member_folder(checkpoint, manifest.mesh.members, 0).string());
+  throw DataError(
+      "{} holds the models of {} members; name one of them, as {}", checkpoint.string(),
+      manifest.mesh.members,
+      train::member_folder(checkpoint, manifest.mesh.members, manifest.members.front()).string());
 }
 
 // Every file of a checkpoint, or of one member's part of it.

@@ -24,10 +24,12 @@ int run(const Flags& flags, const Invocation& invocation) {
       .dry_run = flags.dry_run,
   };
   const train::Recipe recipe = job.read_recipe();
+  const ScreenOptions screen{.json = invocation.wants_json(), .quiet = flags.quiet};
   return run_on_ranks(recipe,
                       {.arguments = invocation.arguments(),
+                       .resume_flags = resume_flags(screen, flags.trace),
                        .local = flags.local,
-                       .screen = {.json = invocation.wants_json(), .quiet = flags.quiet}},
+                       .screen = screen},
                       [&](Rank& rank) { return train_on_rank(job, rank); });
 }
 

@@ -43,20 +43,27 @@ std::filesystem::path flight_path(const std::filesystem::path& folder, int rank)
   return folder / fmt::format("flight-{}.json", rank);
 }
 
-// From here on an error of communication leaves a flight record; that of an earlier attempt goes.
-void record_flights(Rank& rank, const std::filesystem::path& folder) {
+// From here on an error of communication leaves a flight record; those of earlier attempts go, also
+// of members that were lost since.
+void record_flights(Rank& rank, const train::Recipe& recipe, const std::filesystem::path& folder) {
   const auto path = flight_path(folder, rank.world.rank);
+  const int num_members = recipe.mesh.members + static_cast<int>(recipe.members.lost.size());
+  const int num_ranks = num_members * recipe.mesh.replicas * recipe.mesh.stages;
   std::error_code error;
-  std::filesystem::remove(path, error);
+  for (int r = rank.world.rank; r < num_ranks; r += rank.world.world_size) {
+    std::filesystem::remove(flight_path(folder, r), error);
+  }
   if (comm::FlightRecorder* flights = rank.fabric.flights()) flights->dump_on_error(path);
 }
 
 // What is known about a run that a peer's loss has ended: how to go on, and where its flight record
 // lies.
-Failure with_hint(Failure failure, const std::filesystem::path& folder, int rank) {
+Failure with_hint(Failure failure, const std::filesystem::path& folder, const comm::World& world) {
   if (failure.kind != "communication error") return failure;
   failure.hint = resume_hint(folder);
-  const auto path = flight_path(folder, rank);
+  // Our launcher knows who was lost, and says so itself.
+  if (world.source != "outstep") failure.hint += without_lost_hint(folder);
+  const auto path = flight_path(folder, world.rank);
   if (std::filesystem::exists(path)) {
     failure.hint += fmt::format("\n  What the ranks did last: {} inspect {}", program_as_typed(),
                                 folder.string());
@@ -71,6 +78,14 @@ int exit_code_of(const train::Summary& summary, const StopSignals& signals) {
 
 }  // namespace
 
+std::vector<std::string> resume_flags(const ScreenOptions& screen, bool trace) {
+  std::vector<std::string> flags;
+  if (trace) flags.emplace_back("--trace");
+  if (screen.quiet) flags.emplace_back("--quiet");
+  if (screen.json) flags.emplace_back("--json");
+  return flags;
+}
+
 int train_on_rank(const TrainingJob& job, Rank& rank) {
   train::Recipe recipe = job.read_recipe();
   std::optional<trace::Tracer> tracer;
@@ -83,8 +98,8 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
   const std::filesystem::path folder =
       job.resume ? job.run_folder
                  : train::make_run_folder(job.run_folder, recipe.name, *assembly->world_group);
-  if (rank.world.rank == 0) report_run_folder(folder);
-  record_flights(rank, folder);
+  report_run_folder(folder);
+  record_flights(rank, recipe, folder);
   const StopSignals signals;
   train::Summary summary;
   try {
@@ -103,7 +118,7 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
     } catch (const std::exception& error) {  // says less than what ended the run
       log::warn("no trace is left: {}", error.what());
     }
-    throw FailureError(with_hint(failure, folder, rank.world.rank));
+    throw FailureError(with_hint(failure, folder, rank.world));
   }
   rank.screen.end_progress();
   write_trace(tracer, folder, rank.world.rank);

@@ -2,6 +2,8 @@
 
 #include <filesystem>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "outstep/apps/rank.h"
 #include "outstep/train/recipe.h"
@@ -18,6 +20,9 @@ struct TrainingJob {
   bool trace = false;                          // write trace-RANK.json into the run's folder
   bool dry_run = false;                        // build everything, show it, make nothing
 };
+
+// The flags with which `outstep resume` goes on in the same way.
+std::vector<std::string> resume_flags(const ScreenOptions& screen, bool trace);
 
 // The exit code: 0, or 128 + signal for a run that was asked to stop and saved a checkpoint.
 // A CommError leaves with the last checkpoint and the command to go on with, and the flight record

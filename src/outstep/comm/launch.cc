@@ -208,6 +208,24 @@ std::optional<std::string> environment_variable(const std::string& name) {
   return value;
 }
 
+HostedRanks hosted_ranks(const World& process, int world_size) {
+  const auto first_of = [&](int number) {
+    return static_cast<int>(int64_t{number} * world_size / process.world_size);
+  };
+  const int first_here = std::max(process.rank - process.local_rank, 0);
+  const int end_here = std::min(first_here + process.local_size, process.world_size);
+  const int first = first_of(process.rank);
+  return {.first_rank = first,
+          .num_ranks = first_of(process.rank + 1) - first,
+          .first_local_rank = first - first_of(first_here),
+          .local_size = first_of(end_here) - first_of(first_here)};
+}
+
+bool is_place_of_process(std::string_view name) {
+  return name.starts_with("OMPI_COMM_WORLD_") || name == "SLURM_PROCID" || name == "SLURM_NTASKS" ||
+         name == "SLURM_LOCALID";
+}
+
 std::string first_slurm_host(const std::string& node_list) {
   const size_t bracket = node_list.find('[');
   const size_t comma = node_list.find(',');

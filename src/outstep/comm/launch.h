@@ -3,6 +3,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 // Which rank of which world this process is: the only place that reads the environment.
@@ -37,6 +38,20 @@ std::optional<std::string> environment_variable(const std::string& name);
 
 // Throws ConfigError for values that are no numbers, out of range, incomplete or contradictory.
 World world_from_environment(const Lookup& lookup = environment_variable);
+
+// The ranks of a world with more ranks than its launcher has started processes: each process hosts
+// a block of them, as even as can be.
+struct HostedRanks {
+  int first_rank = 0;
+  int num_ranks = 1;
+  int first_local_rank = 0;  // among all that are hosted on this machine
+  int local_size = 1;
+};
+// process: one of at most world_size of them; those of a machine are taken to be numbered in a row.
+HostedRanks hosted_ranks(const World& process, int world_size);
+// Whether a variable tells which process of Open MPI's or Slurm's this is: what a process must not
+// hand on to the ranks that it hosts.
+bool is_place_of_process(std::string_view name);
 
 // The first host of a Slurm node list: "node01" of "node[01-04,07],gpu3". Throws ConfigError for
 // what is none.

@@ -195,6 +195,47 @@ TEST(Launch, AWorldOfOneNeedsNoPort) {
   EXPECT_EQ(world.world_size, 1);
 }
 
+TEST(Launch, ProcessesHostRanksInEvenBlocks) {
+  for (int num_processes = 1; num_processes <= 7; ++num_processes) {
+    int next = 0;
+    for (int rank = 0; rank < num_processes; ++rank) {
+      const HostedRanks hosted = hosted_ranks({.rank = rank,
+                                               .world_size = num_processes,
+                                               .local_rank = rank,
+                                               .local_size = num_processes},
+                                              7);
+      EXPECT_EQ(hosted.first_rank, next);
+      EXPECT_GE(hosted.num_ranks, 7 / num_processes);
+      EXPECT_LE(hosted.num_ranks, (7 + num_processes - 1) / num_processes);
+      EXPECT_EQ(hosted.first_local_rank, next);
+      EXPECT_EQ(hosted.local_size, 7);
+      next += hosted.num_ranks;
+    }
+    EXPECT_EQ(next, 7);
+  }
+  // Two machines of two processes: seven ranks are 1 + 2 and 2 + 2.
+  const HostedRanks last =
+      hosted_ranks({.rank = 3, .world_size = 4, .local_rank = 1, .local_size = 2}, 7);
+  EXPECT_EQ(last.first_rank, 5);
+  EXPECT_EQ(last.num_ranks, 2);
+  EXPECT_EQ(last.first_local_rank, 2);
+  EXPECT_EQ(last.local_size, 4);
+  // A launcher that does not tell how many there are on this machine.
+  const HostedRanks unknown =
+      hosted_ranks({.rank = 1, .world_size = 2, .local_rank = 0, .local_size = 2}, 3);
+  EXPECT_EQ(unknown.first_local_rank, 0);
+  EXPECT_EQ(unknown.local_size, 2);
+}
+
+TEST(Launch, WhatItsLauncherSaysOfAProcessIsNotHandedOnToItsRanks) {
+  for (const auto& variables : {kOpenMpi, kSlurm}) {
+    auto left = variables;
+    std::erase_if(left, [](const auto& entry) { return is_place_of_process(entry.first); });
+    EXPECT_EQ(world_of(left).source, "alone");
+  }
+  for (const auto& [name, value] : kTorchrun) EXPECT_FALSE(is_place_of_process(name)) << name;
+}
+
 TEST(Launch, FindsTheFirstHostOfASlurmNodeList) {
   EXPECT_EQ(first_slurm_host("gpu3"), "gpu3");
   EXPECT_EQ(first_slurm_host("gpu3,gpu4"), "gpu3");

@@ -9,6 +9,7 @@
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/hash.h"
+#include "outstep/base/log.h"
 #include "outstep/comm/agreement.h"
 
 namespace outstep::ensemble {
@@ -210,6 +211,7 @@ void Wash::save(io::StateWriter& writer) const {
   writer.shared("wash.is_pending", pending_ ? 1 : 0);
   if (!pending_) return;
   worker_->wait(travelling_);
+  writer.shared("wash.num_members", group_.size());
   writer.shared("wash.step", pending_->context.step);
   writer.shared("wash.lr_share", at::scalar_tensor(pending_->context.lr_share, at::kDouble));
   writer.shared("wash.plan", static_cast<int64_t>(plan(pending_->context).hash()));
@@ -221,6 +223,15 @@ void Wash::load(io::StateReader& reader) {
   // A run of another method, or one that was not delayed, has nothing on its way.
   if (!worker_ || !reader.has_shared("wash.is_pending")) return;
   if (reader.shared_int("wash.is_pending") == 0) return;
+  // Members that go on are among those that were saved: fewer, or the same.
+  if (reader.has_shared("wash.num_members") &&
+      reader.shared_int("wash.num_members") != group_.size()) {
+    if (group_.rank() == 0) {
+      log::info("the shuffle on its way is dropped: it was among {} members, of which {} go on",
+                reader.shared_int("wash.num_members"), group_.size());
+    }
+    return;
+  }
   const at::Tensor lr_share = reader.shared("wash.lr_share");
   if (lr_share.numel() != 1 || !lr_share.is_floating_point()) {
     throw DataError("the shuffle on its way has a learning rate that is no number");

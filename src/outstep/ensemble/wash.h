@@ -35,7 +35,8 @@ struct WashOptions {
 //
 // Delayed, a shuffle's values travel while the next step is computed, on a thread of this object's
 // own, and member n then adds what it received less what it had when they set out, which conserves
-// the mean but not the values. docs/methods/wash.md has the buffer table.
+// the mean but not the values. What is on its way when a run goes on with fewer members is dropped.
+// docs/methods/wash.md has the buffer table.
 class Wash : public method::Mixer {
  public:
   Wash(const Parts& parts, WashOptions options);

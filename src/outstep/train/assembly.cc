@@ -110,7 +110,7 @@ std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOption
       recipe.settings.section("engine").integer("micro_batch", options.micro_batch, {.min = 1});
   options.replica = assembly.place.replica;
   options.num_replicas = assembly.mesh.replicas;
-  options.seed = member_seed(recipe.train.seed, assembly.place.member);
+  options.seed = member_seed(recipe.train.seed, assembly.member_id());
   options.shuffle = data.shuffle;
   if (const int64_t ready = assembly.data.micro_batch; ready > 0) {
     options.shuffle = false;
@@ -200,6 +200,7 @@ std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric) {
   auto assembly = std::make_unique<Assembly>();
   assembly->mesh = mesh;
   assembly->place = mesh.place_of(rank);
+  assembly->member_ids = recipe.members.ids;
   std::vector<int> everyone(static_cast<size_t>(mesh.size()));
   std::iota(everyone.begin(), everyone.end(), 0);
   assembly->world_group = fabric.new_group("world", everyone);
@@ -218,7 +219,7 @@ std::string build_model(Recipe& recipe, const data::Places& places, Assembly& as
   io::Settings& settings = recipe.settings;
   assembly.device = choose_device(recipe.train.device);
   data::DataOptions data_options = read_data(recipe);
-  const auto own = own_regularization(recipe, assembly.place.member);
+  const auto own = own_regularization(recipe, assembly.member_id());
   if (own) regularize(data_options, *own);
   nn::ModelFacts facts;
   std::string missing;
@@ -312,8 +313,7 @@ void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer) {
   assembly.soup = ensemble::SoupOptions::read(ensemble);
   const bool is_own_init =
       ensemble.text("init", "same", {.choices = {"same", "independent"}}) == "independent";
-  const uint64_t init_seed =
-      member_seed(recipe.train.seed, is_own_init ? assembly.place.member : 0);
+  const uint64_t init_seed = member_seed(recipe.train.seed, is_own_init ? assembly.member_id() : 0);
   assembly.params = std::make_unique<nn::FlatParams>(*assembly.model, init_seed, placement);
   assembly.start_from = settings.section("model").text("start_from", "");
   assembly.stream = make_stream(recipe, read_data(recipe), assembly, tracer);

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "outstep/base/trace.h"
 #include "outstep/comm/fabric.h"
@@ -26,6 +27,7 @@ namespace outstep::train {
 struct Assembly {
   comm::Mesh mesh;
   comm::Mesh::Place place;
+  std::vector<int> member_ids = {0};  // members.h
   at::Device device = at::kCPU;
   int64_t threads = 1;                         // compute threads of this rank
   std::unique_ptr<comm::Group> world_group;    // all ranks: stopping, identity checks
@@ -49,6 +51,8 @@ struct Assembly {
   std::unique_ptr<method::Synchronizer> sync;
   std::unique_ptr<method::Mixer> mixer;  // null: none
 
+  // This rank's member by its own number, which place.member is not when others are lost.
+  int member_id() const { return member_ids[static_cast<size_t>(place.member)]; }
   bool is_last_stage() const { return place.stage + 1 == mesh.stages; }
   // Whether this is the rank that speaks for its member.
   bool is_first_of_member() const { return place.replica == 0 && place.stage == 0; }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <stdio.h>
 
 #include <algorithm>
@@ -86,8 +87,9 @@ void write_manifest(const fs::path& folder, const Position& position, const Asse
   const auto add = [&](const fs::path& path) {
     manifest.files.push_back(describe_file(folder, path.lexically_relative(folder).string()));
   };
+  manifest.members = assembly.member_ids;
   const int num_members = assembly.mesh.members;
-  for (int member = 0; member < num_members; ++member) {
+  for (const int member : assembly.member_ids) {
     add(member_folder(folder, num_members, member) / "model.safetensors");
     add(member_folder(folder, num_members, member) / "config.json");
   }
@@ -114,8 +116,8 @@ void save_together(const fs::path& temporary, const fs::path& place, const Posit
     const NamedTensors tensors = gather_stages(assembly);
     together(world, [&] {
       if (assembly.is_first_of_member()) {
-        write_model(member_folder(temporary, assembly.mesh.members, assembly.place.member),
-                    assembly, tensors);
+        write_model(member_folder(temporary, assembly.mesh.members, assembly.member_id()), assembly,
+                    tensors);
       }
       if (!is_first) return;
       io::write_text_atomically(temporary / "recipe.toml", recipe.settings.resolved());
@@ -137,14 +139,23 @@ std::string last_checkpoint_text(const fs::path& run_folder) {
   return fmt::format("the last one is {}, unharmed", earlier.back().folder.string());
 }
 
-void require_fits(const fs::path& folder, const comm::Mesh& saved, const comm::Mesh& mesh) {
-  if (saved.members == mesh.members && saved.stages == mesh.stages) return;
-  throw DataError("{}: saved by {}; only the number of replicas may differ from this run's ({})",
-                  folder.string(), saved.describe(), mesh.describe());
+void require_fits(const fs::path& folder, const Manifest& manifest, const Assembly& assembly) {
+  if (manifest.mesh.stages != assembly.mesh.stages) {
+    throw DataError("{}: saved by {}; the number of stages must be this run's ({})",
+                    folder.string(), manifest.mesh.describe(), assembly.mesh.describe());
+  }
+  for (const int member : assembly.member_ids) {
+    if (manifest.place_of_member(member)) continue;
+    throw DataError(
+        "{}: saved by members {}, not by member {}; go on from a checkpoint that has it, or "
+        "without it, as ensemble.lost says",
+        folder.string(), fmt::join(manifest.members, ", "), member);
+  }
 }
 
 void load_state(const fs::path& folder, const Manifest& manifest, Assembly& assembly) {
-  const comm::Mesh::Place place = assembly.place;
+  comm::Mesh::Place place = assembly.place;
+  place.member = manifest.place_of_member(assembly.member_id()).value();
   const comm::Mesh& saved = manifest.mesh;
   std::vector<fs::path> files;
   for (int replica = 0; replica < saved.replicas; ++replica) {
@@ -244,9 +255,9 @@ Position load_checkpoint(const fs::path& checkpoint_folder, Assembly& assembly) 
                     static_cast<size_t>(world.size()));
   });
   together(world, [&] {
-    require_fits(checkpoint_folder, manifest.mesh, assembly.mesh);
+    require_fits(checkpoint_folder, manifest, assembly);
     const fs::path own =
-        member_folder(checkpoint_folder, assembly.mesh.members, assembly.place.member);
+        member_folder(checkpoint_folder, manifest.mesh.members, assembly.member_id());
     assembly.params->load(io::Safetensors(own / "model.safetensors"));
     load_state(checkpoint_folder, manifest, assembly);
   });

@@ -19,7 +19,8 @@
 //     DONE                                  written last: a folder without it does not exist
 //
 // Of a population, each member has a folder with its own model.safetensors and config.json:
-// member-00, member-01, …
+// member-00, member-01, … Those of a checkpoint may be more than a run has: of members that were
+// lost since.
 //
 // All is written into a temporary folder beside it, fsynced and renamed; a save that fails (a full
 // disk) leaves the earlier checkpoints as they were and throws DataError on every rank. State is
@@ -47,7 +48,8 @@ struct CheckpointInfo {
 // whose manifest cannot be read is listed without a loss; loading it tells what is wrong.
 std::vector<CheckpointInfo> list_checkpoints(const std::filesystem::path& run_folder);
 
-// Of a member's model in a checkpoint: the checkpoint itself where there is but one.
+// Of a member's model in a checkpoint of so many: the checkpoint itself where there is but one.
+// member: its own number.
 std::filesystem::path member_folder(const std::filesystem::path& checkpoint_folder, int num_members,
                                     int member);
 
@@ -58,8 +60,8 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& run_folder,
 
 // Checks the manifest, then restores parameters, buffers, optimizer, sync, engine, stream and
 // mixer. Every rank of the world calls it. Returns where the run stood. Throws DataError on every
-// rank: incomplete, altered (names the file), of another model (names the tensor). What the
-// assembly holds is undefined then.
+// rank: incomplete, altered (names the file), without one of the run's members (names it), of
+// another model (names the tensor). What the assembly holds is undefined then.
 Position load_checkpoint(const std::filesystem::path& checkpoint_folder, Assembly& assembly);
 
 // Deletes all but the newest `keep` and, if keep_best, the one with the lowest validation loss;

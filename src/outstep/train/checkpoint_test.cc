@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "outstep/base/errors.h"
 #include "outstep/io/files.h"
@@ -235,6 +236,18 @@ TEST_F(CheckpointTest, ABrokenManifestIsRefused) {
   std::string later = good;
   later.replace(later.find("\"version\": 2"), 12, "\"version\": 7");
   EXPECT_THAT(error_with(later), HasSubstr("of version 7, this program reads version 2"));
+  for (const char* members : {"[0, 1]", "[-1]", "[]", "[\"0\"]", "0"}) {
+    std::string strange = good;
+    const size_t begin = strange.find("\"members\": [");
+    ASSERT_NE(begin, std::string::npos);
+    strange.replace(begin, strange.find(']', begin) + 1 - begin,
+                    fmt::format("\"members\": {}", members));
+    EXPECT_THAT(error_with(strange), HasSubstr("manifest.json: not a manifest")) << members;
+  }
+  // Older ones do not say who their members are.
+  nlohmann::ordered_json silent = nlohmann::ordered_json::parse(good);
+  silent.erase("members");
+  EXPECT_EQ(error_with(silent.dump()), "");
 }
 
 TEST_F(CheckpointTest, ACheckpointOfAnotherModelIsRefusedByName) {

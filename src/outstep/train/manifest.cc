@@ -1,6 +1,9 @@
 #include "outstep/train/manifest.h"
 
+#include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "outstep/base/errors.h"
 #include "outstep/base/hash.h"
@@ -27,6 +30,20 @@ bool is_inside(const std::string& name) {
     }
   }
   return true;
+}
+
+// Manifests that do not say have all members, counted from 0.
+std::vector<int> parse_members(const Json& json, int num_members) {
+  std::vector<int> members(static_cast<size_t>(num_members));
+  std::iota(members.begin(), members.end(), 0);
+  if (!json.contains("members")) return members;
+  members = json["members"].get<std::vector<int>>();
+  if (std::ssize(members) != num_members || members.front() < 0 ||
+      std::ranges::adjacent_find(members, std::greater_equal<>()) != members.end()) {
+    throw DataError("its mesh has {} members, they cannot be {}", num_members,
+                    json["members"].dump());
+  }
+  return members;
 }
 
 Manifest parse(const Json& json) {
@@ -60,6 +77,7 @@ Manifest parse(const Json& json) {
   if (std::ssize(manifest.files) < manifest.mesh.members) {
     throw DataError("{} members, but {} files", manifest.mesh.members, manifest.files.size());
   }
+  manifest.members = parse_members(json, manifest.mesh.members);
   return manifest;
 }
 
@@ -91,6 +109,7 @@ void Manifest::write(const fs::path& folder) const {
   json["step"] = step;
   json["progress"] = progress;
   json["mesh"] = {{"members", mesh.members}, {"replicas", mesh.replicas}, {"stages", mesh.stages}};
+  json["members"] = members;
   json["validation_loss"] = validation_loss ? Json(*validation_loss) : Json();
   json["outstep"] = build_info().version;
   json["commit"] = build_info().commit;
@@ -101,6 +120,12 @@ void Manifest::write(const fs::path& folder) const {
         {{"name", file.name}, {"bytes", file.num_bytes}, {"sha256", file.sha256}});
   }
   io::write_text_atomically(folder / "manifest.json", json.dump(2) + "\n");
+}
+
+std::optional<int> Manifest::place_of_member(int id) const {
+  const auto found = std::ranges::find(members, id);
+  if (found == members.end()) return std::nullopt;
+  return static_cast<int>(found - members.begin());
 }
 
 void Manifest::verify(const fs::path& folder, size_t first, size_t stride) const {

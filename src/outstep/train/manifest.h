@@ -20,8 +20,9 @@ struct Manifest {
   };
 
   int64_t step = 0;
-  double progress = 0;  // Position of checkpoint.h
-  comm::Mesh mesh;      // of the world that saved
+  double progress = 0;             // Position of checkpoint.h
+  comm::Mesh mesh;                 // of the world that saved
+  std::vector<int> members = {0};  // its members' own numbers (members.h), in order
   std::optional<double> validation_loss;
   std::vector<File> files;
 
@@ -30,6 +31,9 @@ struct Manifest {
   // The same of a checkpoint that was finished: throws DataError if it has no DONE.
   static Manifest read_complete(const std::filesystem::path& folder);
   void write(const std::filesystem::path& folder) const;
+
+  // A member's place in the mesh that saved; none if it was not there.
+  std::optional<int> place_of_member(int id) const;
 
   // Hashes the files at first, first + stride, … and throws DataError for the first one that is
   // missing, of another size or altered.

@@ -52,6 +52,12 @@ Metrics::Metrics(const Options& options) {
   fs::create_directories(path.parent_path(), error);
   if (error) throw DataError("{}: {}", path.parent_path().string(), error.message());
   drop_later_lines(path, options.first_step);
+  // Of ranks that are no more.
+  for (int other = options.num_ranks; options.rank == 0; ++other) {
+    const fs::path its_path = metrics_path(options.run_folder, other);
+    if (!fs::exists(its_path)) break;
+    drop_later_lines(its_path, options.first_step);
+  }
   lines_ = std::make_unique<io::JsonLines>(path);
   if (options.rank == 0 && options.has_tensorboard) {
     tensorboard_ = std::make_unique<io::TensorBoardWriter>(options.run_folder);

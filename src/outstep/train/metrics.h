@@ -24,6 +24,7 @@ class Metrics {
   struct Options {
     std::filesystem::path run_folder;
     int rank = 0;
+    int num_ranks = 1;            // earlier attempts may have had more
     bool has_tensorboard = true;  // taken on rank 0 only
     int64_t first_step = 0;       // lines of later steps are of an attempt that is being repeated
   };

@@ -44,13 +44,13 @@ Json to_json(const method::Evaluation& evaluation, bool has_classes) {
 Json provenance(const Recipe& recipe, const Assembly& assembly, const fs::path& run_folder,
                 int64_t step, const Population& population) {
   Json ingredients = Json::array();
-  for (int member = 0; member < assembly.mesh.members; ++member) {
+  for (size_t i = 0; i < population.members.size(); ++i) {
+    const int member = population.member_ids[i];
     Json ingredient{{"run", run_folder.string()},
                     {"step", step},
                     {"member", member},
                     {"seed", member_seed(recipe.train.seed, member)}};
-    ingredient.update(
-        to_json(population.members[static_cast<size_t>(member)], population.has_classes));
+    ingredient.update(to_json(population.members[i], population.has_classes));
     ingredients.push_back(ingredient);
   }
   return {
@@ -70,21 +70,26 @@ std::vector<Pair> measure_pairs(Assembly& assembly) {
   for (int second = 1; second < assembly.mesh.members; ++second) {
     for (int first = 0; first < second; ++first) {
       const double distance = std::sqrt(squares[first][second].item<double>());
-      pairs.push_back(
-          {.members = {first, second}, .distance = distance, .ends = {}, .between = {}});
+      pairs.push_back({.members = {assembly.member_ids[static_cast<size_t>(first)],
+                                   assembly.member_ids[static_cast<size_t>(second)]},
+                       .distance = distance,
+                       .ends = {},
+                       .between = {}});
     }
   }
   return pairs;
 }
 
 // Evaluates models on the straight line between two members. Collective over the world.
-void walk(Pair& pair, int64_t num_points, const std::vector<method::Evaluation>& members,
-          MemberSoups& soups) {
-  const auto [first, second] = pair.members;
-  const auto from = static_cast<size_t>(first), to = static_cast<size_t>(second);
-  pair.ends = {members[from], members[to]};
+void walk(Pair& pair, int64_t num_points, const Population& population, MemberSoups& soups) {
+  const auto place_of = [&](int member) {
+    return static_cast<size_t>(std::ranges::find(population.member_ids, member) -
+                               population.member_ids.begin());
+  };
+  const size_t from = place_of(pair.members[0]), to = place_of(pair.members[1]);
+  pair.ends = {population.members[from], population.members[to]};
   for (int64_t point = 1; point <= num_points; ++point) {
-    Parts parts(members.size(), 0);
+    Parts parts(population.members.size(), 0);
     parts[from] = num_points + 1 - point;
     parts[to] = point;
     pair.between.push_back(soups.evaluate(parts));
@@ -137,7 +142,8 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
                     int64_t step, std::vector<method::Evaluation> members) {
   const Distance distance = measure_distance(assembly);
   members.resize(static_cast<size_t>(assembly.mesh.members));
-  Population population{.members = std::move(members),
+  Population population{.member_ids = assembly.member_ids,
+                        .members = std::move(members),
                         .ensemble = evaluate_ensemble(recipe, assembly),
                         .average = {},
                         .greedy = {},
@@ -169,17 +175,21 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
     return score_of(evaluation, assembly);
   });
   population.greedy = tried.at(greedy.ingredients);
-  population.greedy_members = greedy.ingredients;
+  for (const int place : greedy.ingredients) {
+    population.greedy_members.push_back(assembly.member_ids[static_cast<size_t>(place)]);
+  }
   for (Pair& pair : population.pairs) {
-    walk(pair, assembly.soup.barrier_points, population.members, soups);
+    walk(pair, assembly.soup.barrier_points, population, soups);
   }
   return population;
 }
 
 Json Population::to_json() const {
   Json json;
-  for (const method::Evaluation& member : members) {
-    json["members"].push_back(train::to_json(member, has_classes));
+  for (size_t i = 0; i < members.size(); ++i) {
+    Json member{{"member", member_ids[i]}};
+    member.update(train::to_json(members[i], has_classes));
+    json["members"].push_back(member);
   }
   json["ensemble"] = train::to_json(ensemble, has_classes);
   json["average"] = train::to_json(average, has_classes);

@@ -11,7 +11,7 @@ namespace outstep::train {
 
 // Two members, and how it goes on the straight line from one to the other.
 struct Pair {
-  std::array<int, 2> members = {};
+  std::array<int, 2> members = {};          // their own numbers
   double distance = 0;                      // ‖θ_i - θ_j‖
   std::array<method::Evaluation, 2> ends;   // of the members themselves
   std::vector<method::Evaluation> between;  // at even steps, without the ends; may be empty
@@ -23,11 +23,12 @@ struct Pair {
 
 // What the members of a finished run are worth: each by itself, together, and as one model.
 struct Population {
-  std::vector<method::Evaluation> members;  // by member
+  std::vector<int> member_ids;              // the members' own numbers (members.h)
+  std::vector<method::Evaluation> members;  // in the same order
   method::Evaluation ensemble;              // the mean of their logits
   method::Evaluation average;               // the mean of their weights: the uniform soup
   method::Evaluation greedy;                // the greedy soup, chosen on the same validation set
-  std::vector<int> greedy_members;          // its ingredients, best first
+  std::vector<int> greedy_members;          // its ingredients' own numbers, best first
   double consensus_distance = 0;            // (1/N) Σ ‖θ_n - mean‖²
   double relative_distance = 0;             // its root over the mean's norm
   std::vector<Pair> pairs;                  // of each two members

@@ -358,8 +358,94 @@ TEST_F(PopulationTest, AnotherNumberOfMembersIsRefused) {
                                         .folder = folder_.path() / "run",
                                         .resume = true});
   for (const auto& outcome : outcomes) {
-    EXPECT_THAT(outcome.error, HasSubstr("only the number of replicas may differ"));
+    EXPECT_THAT(outcome.error, HasSubstr("saved by members 0, 1, not by member 2"));
   }
+}
+
+// Each member keeps its number: seeds, folders, lines and what the end of the run says.
+TEST_F(PopulationTest, SurvivorsOfALossGoOnAsThemselves) {
+  const Overrides population = {"mesh.members=3", "ensemble.name=none"};
+  const Overrides saving = with(population, {"checkpoint.every=3", "checkpoint.keep=9"});
+  train(images(), saving, "whole");
+  train(images(), saving, "run");
+  drop_checkpoints_after("run", 3);
+  const Summary summary = train(images(), with(saving, {"ensemble.lost=[1]"}), "run", true);
+  // Nothing is mixed, so they are what they would have been.
+  for (const int member : {0, 2}) {
+    EXPECT_EQ(member_bytes("run", 2, member), member_bytes("whole", 3, member)) << member;
+  }
+  EXPECT_EQ(summary.lost_members, std::vector<int>{1});
+  EXPECT_EQ(summary.to_json()["lost_members"], nlohmann::json({1}));
+  ASSERT_TRUE(summary.population);
+  EXPECT_EQ(summary.population->member_ids, (std::vector<int>{0, 2}));
+  EXPECT_EQ(summary.population->to_json()["members"][1]["member"], 2);
+  const io::Safetensors average(summary.population->average_folder / "model.safetensors");
+  const auto soup = nlohmann::json::parse(average.metadata().at("soup"));
+  EXPECT_EQ(soup["ingredients"][1]["member"], 2);
+  EXPECT_EQ(soup["ingredients"][1]["seed"], member_seed(1, 2));
+  // The record of rank 1 goes on as member 2's; that of rank 2 ends where the run was left.
+  const auto last_line = [&](int rank) {
+    const std::string text = io::read_text(folder_.path() / "run" / "metrics" /
+                                           ("rank-" + std::to_string(rank) + ".jsonl"));
+    std::istringstream lines(text);
+    nlohmann::json last;
+    for (std::string line; std::getline(lines, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json["kind"] == "train") last = json;
+    }
+    return last;
+  };
+  EXPECT_EQ(last_line(1)["member"], 2);
+  EXPECT_EQ(last_line(1)["step"], 6);
+  EXPECT_EQ(last_line(2)["step"], 3);
+  // What is lost stays lost.
+  const auto outcomes = testing::train({.toml = images(),
+                                        .overrides = with(population, {"ensemble.lost=[2]"}),
+                                        .folder = folder_.path() / "run",
+                                        .resume = true});
+  for (const auto& outcome : outcomes) {
+    EXPECT_THAT(outcome.error, HasSubstr("saved by members 0, 2, not by member 1"));
+  }
+}
+
+TEST_F(PopulationTest, TheSameSurvivorsOfTheSameCheckpointAreTheSameRun) {
+  for (const Overrides& method :
+       {Overrides{"ensemble.delayed=true"}, Overrides{"mesh.replicas=2", "sync.name=zero1"},
+        Overrides{"ensemble.name=wash_opt"}, Overrides{"ensemble.name=papa"}}) {
+    const std::string name = method.back();
+    Overrides overrides = with({"mesh.members=3", "ensemble.name=wash", "ensemble.interval=1",
+                                "checkpoint.every=3", "checkpoint.keep=9"},
+                               method);
+    if (name != "ensemble.name=papa") overrides.push_back("ensemble.p=0.3");
+    train(text(), overrides, name);
+    drop_checkpoints_after(name, 3);
+    fs::copy(folder_.path() / name, folder_.path() / (name + "-again"),
+             fs::copy_options::recursive);
+    overrides.push_back("ensemble.lost=[0]");
+    const Summary first = train(text(), overrides, name, true);
+    const Summary second = train(text(), overrides, name + "-again", true);
+    EXPECT_TRUE(first.finished && second.finished);
+    for (const int member : {1, 2}) {
+      EXPECT_EQ(member_bytes(name, 2, member), member_bytes(name + "-again", 2, member)) << name;
+    }
+    EXPECT_TRUE(member_bytes(name, 2, 1) != member_bytes(name, 2, 2)) << name;
+  }
+}
+
+// The one that is left is a run of one model, which mixes nothing, and keeps its number.
+TEST_F(PopulationTest, OneSurvivorIsNoPopulation) {
+  const Overrides population = {"mesh.members=3", "ensemble.name=none", "ensemble.init=independent",
+                                "checkpoint.every=3", "checkpoint.keep=9"};
+  train(images(), population, "whole");
+  train(images(), population, "run");
+  drop_checkpoints_after("run", 3);
+  const Overrides alone = with(population, {"ensemble.name=wash", "ensemble.lost=[0, 1]"});
+  const Summary summary = train(images(), alone, "run", true);
+  EXPECT_FALSE(summary.population);
+  EXPECT_EQ(member_bytes("run", 1, 2), member_bytes("whole", 3, 2));
+  drop_checkpoints_after("run", 3);
+  const Summary again = train(images(), alone, "run", true);
+  EXPECT_EQ(again.validation_loss, summary.validation_loss);
 }
 
 TEST_F(PopulationTest, StopsAtOneStepOnAllMembers) {

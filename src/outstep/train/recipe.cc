@@ -1,6 +1,5 @@
 #include "outstep/train/recipe.h"
 
-#include <limits>
 #include <utility>
 
 #include "outstep/base/errors.h"
@@ -71,6 +70,8 @@ LogOptions read_log(io::Section section) {
 Recipe read_sections(std::string name, io::Settings settings) {
   Recipe recipe(std::move(name), std::move(settings));
   recipe.mesh = read_mesh(recipe.settings.section("mesh"));
+  recipe.members = Members::read(recipe.settings.section("ensemble"), recipe.mesh.members);
+  recipe.mesh.members = static_cast<int>(recipe.members.ids.size());
   recipe.comm = read_comm(recipe.settings.section("comm"));
   recipe.train = read_train(recipe.settings.section("train"));
   recipe.evaluation = read_evaluation(recipe.settings.section("evaluation"));

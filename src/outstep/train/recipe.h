@@ -10,9 +10,11 @@
 #include "outstep/comm/fabric.h"
 #include "outstep/comm/mesh.h"
 #include "outstep/io/settings.h"
+#include "outstep/train/members.h"
 
 // A recipe: the settings of a run, and those of its sections that belong to no component ([mesh],
-// [comm], [train], [evaluation], [checkpoint], [log]) already read. Components ([model], [data],
+// [comm], [train], [evaluation], [checkpoint], [log]) already read, as are the members of its
+// population. Components ([model], [data],
 // [engine], [sync], [ensemble], [optimizer], [schedule]) read their own sections when they are
 // made, so none ever sees the whole recipe. docs/recipes.md lists every key.
 
@@ -50,7 +52,8 @@ struct Recipe {
 
   std::string name;  // the file's stem; of a run's recipe.toml the run's name
   io::Settings settings;
-  comm::Mesh mesh;
+  comm::Mesh mesh;  // of the members that the run has
+  Members members;
   comm::FabricOptions comm;
   TrainOptions train;
   EvaluationOptions evaluation;

@@ -26,14 +26,13 @@ void add_checkpoint(const fs::path& folder, const fs::path& named,
                     std::vector<Ingredient>& ingredients) {
   const Manifest manifest = Manifest::read_complete(folder);
   manifest.verify(folder);
-  for (int member = 0; member < manifest.mesh.members; ++member) {
+  for (const int member : manifest.members) {
     const fs::path own = member_folder(folder, manifest.mesh.members, member);
     const std::string file = (own / "model.safetensors").lexically_relative(folder).string();
     if (std::ranges::find(manifest.files, file, &Manifest::File::name) == manifest.files.end()) {
       throw DataError("{}: its manifest does not list {}", folder.string(), file);
     }
-    ingredients.push_back(
-        {.folder = member_folder(folder, manifest.mesh.members, member), .named = named});
+    ingredients.push_back({.folder = own, .named = named});
   }
 }
 

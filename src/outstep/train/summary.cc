@@ -21,6 +21,7 @@ nlohmann::ordered_json Summary::to_json() const {
   json["bytes_sent"] = bytes_sent;
   json["overlap_fraction"] = overlap_fraction;
   if (population) json["population"] = population->to_json();
+  if (!lost_members.empty()) json["lost_members"] = lost_members;
   return json;
 }
 

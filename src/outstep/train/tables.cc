@@ -108,7 +108,7 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
   if (name != "backprop") {
     auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation,
                                                  assembly.mesh.stages);
-    options.seed = member_seed(recipe.train.seed, assembly.place.member);
+    options.seed = member_seed(recipe.train.seed, assembly.member_id());
     options.tracer = tracer;
     return std::make_unique<engine::PipelineEngine>(
         engine::StageParts{.model = *assembly.model,
@@ -118,7 +118,7 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
         std::move(options));
   }
   engine::BackpropOptions options = engine::BackpropOptions::read(section);
-  options.seed = member_seed(recipe.train.seed, assembly.place.member);
+  options.seed = member_seed(recipe.train.seed, assembly.member_id());
   options.tracer = tracer;
   return std::make_unique<engine::BackpropEngine>(*assembly.model, *assembly.params,
                                                   *assembly.stream, options);

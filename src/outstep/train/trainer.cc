@@ -148,6 +148,7 @@ void Trainer::begin() {
   together(*assembly_.world_group, [&] {
     metrics_.emplace(Metrics::Options{.run_folder = folder,
                                       .rank = assembly_.world_group->rank(),
+                                      .num_ranks = assembly_.world_group->size(),
                                       .has_tensorboard = recipe_.log.tensorboard,
                                       .first_step = first_.step});
     if (is_first()) {
@@ -162,7 +163,7 @@ void Trainer::begin() {
                        {"commit", build_info().commit},
                        {"torch", build_info().torch_version},
                        {"mesh", assembly_.mesh.describe()},
-                       {"member", assembly_.place.member},
+                       {"member", assembly_.member_id()},
                        {"threads", assembly_.threads},
                        {"parameters", assembly_.params->num_parameters()}});
   memory::reset_peak();
@@ -278,7 +279,7 @@ void Trainer::settle_oldest() {
 void Trainer::write_line(const Position& position) {
   Json line = interval_.to_json(unit_);
   line["progress"] = position.progress;
-  if (is_population()) line["member"] = assembly_.place.member;
+  if (is_population()) line["member"] = assembly_.member_id();
   if (!interval_rounds_.empty()) line["round_micro_batches"] = interval_rounds_;
   metrics_->write("train", position.step, line);
   train_loss_ = everyones_.loss();
@@ -327,7 +328,7 @@ void Trainer::evaluate_now() {
   line["validation_units"] = evaluation.units;
   if (is_population()) {
     const Distance distance = measure_distance(assembly_);
-    line["member"] = assembly_.place.member;
+    line["member"] = assembly_.member_id();
     line["consensus_distance"] = distance.squared;
     line["relative_distance"] = distance.relative;
     line["members/validation_loss"] = mean_loss(evaluations_);
@@ -368,7 +369,8 @@ Summary Trainer::summarise() const {
                   .peak_memory_bytes = memory::peak_bytes(),
                   .bytes_sent = whole_.bytes_sent(),
                   .overlap_fraction = whole_.overlap_fraction(),
-                  .population = population_};
+                  .population = population_,
+                  .lost_members = recipe_.members.lost};
   if (!evaluations_.empty()) {
     summary.validation_loss = mean_loss(evaluations_);
     if (has_classes()) summary.accuracy = mean_accuracy(evaluations_);

@@ -7,6 +7,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "outstep/train/assembly.h"
 #include "outstep/train/population.h"
@@ -32,6 +33,7 @@ struct Summary {
   int64_t bytes_sent = 0;            // by this rank, for updates
   double overlap_fraction = 0;       // share of communication time hidden behind computing
   std::optional<Population> population = std::nullopt;  // of a finished run of several members
+  std::vector<int> lost_members = {};                   // that the run goes on without
 
   nlohmann::ordered_json to_json() const;
 };
