@@ -32,7 +32,7 @@ def torch(mode, steps, accumulation=1, warmup=2):
             "--accumulation", accumulation, "--warmup", warmup]
 
 
-def metrics(folder, kind):
-    """The lines of that kind ("start", "train" …) in a run's metrics, rank 0's."""
-    lines = (pathlib.Path(folder) / "metrics/rank-0.jsonl").read_text().splitlines()
+def metrics(folder, kind, rank=0):
+    """The lines of that kind ("start", "train" …) in a run's metrics."""
+    lines = (pathlib.Path(folder) / f"metrics/rank-{rank}.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["kind"] == kind]

@@ -132,10 +132,11 @@ std::vector<Lane> Wash::lanes(std::span<optim::State* const> states) const {
 
 method::MixReport Wash::after_step(const method::MixContext& context,
                                    std::span<optim::State* const> states) {
+  const trace::Span span(context.tracer, trace::Track::compute, "shuffle", {.step = context.step});
   const at::NoGradGuard no_grad;
   const std::vector<Lane> lanes = this->lanes(states);
   method::MixReport report;
-  take_in(lanes, context, report);
+  take_in(lanes, report);
   if (base_probability(context) <= 0 || !options_.timing.is_due(context.step)) return report;
   if (options_.is_delayed) {
     set_out(lanes, context, report);
@@ -147,7 +148,6 @@ method::MixReport Wash::after_step(const method::MixContext& context,
 
 void Wash::shuffle_now(std::span<const Lane> lanes, const method::MixContext& context,
                        method::MixReport& report) {
-  const trace::Span span(context.tracer, trace::Track::compute, "shuffle", {.step = context.step});
   const Shuffle shuffle(agreed_plan(context), group_.rank(), lanes);
   const at::Tensor packed = shuffle.pack(lanes);
   const Clock::time_point begin = Clock::now();
@@ -183,10 +183,8 @@ void Wash::travel() {
   communication_seconds_ = seconds_since(begin);
 }
 
-void Wash::take_in(std::span<const Lane> lanes, const method::MixContext& context,
-                   method::MixReport& report) {
+void Wash::take_in(std::span<const Lane> lanes, method::MixReport& report) {
   if (!pending_) return;
-  const trace::Span span(context.tracer, trace::Track::compute, "shuffle", {.step = context.step});
   const Clock::time_point begin = Clock::now();
   worker_->wait(travelling_);
   report.idle_seconds = seconds_since(begin);

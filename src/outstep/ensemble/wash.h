@@ -69,8 +69,7 @@ class Wash : public method::Mixer {
                    method::MixReport& report);
   void set_out(std::span<const Lane> lanes, const method::MixContext& context,
                method::MixReport& report);
-  void take_in(std::span<const Lane> lanes, const method::MixContext& context,
-               method::MixReport& report);
+  void take_in(std::span<const Lane> lanes, method::MixReport& report);
   void travel();
 
   nn::FlatParams& params_;
