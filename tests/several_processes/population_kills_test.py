@@ -79,6 +79,7 @@ class MembersLost(InTemporaryFolder):
         self.assertLess(last - begin, at_most)
         # One of them names the lost one; the other may have lost this one first.
         said = results[0].stderr + results[2].stderr
+        self.assertIn("Or without a member that is lost: ", said)
         self.assertRegex(said, r"communication error: .*rank 1 \(127\.0\.0\.1:\d+\)")
 
     def test_killed_and_resumed(self):
