@@ -1,11 +1,7 @@
 #include "outstep/apps/launcher.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -13,8 +9,11 @@
 #include <deque>
 #include <map>
 
+#include "outstep/apps/descriptor.h"
 #include "outstep/apps/hint.h"
 #include "outstep/apps/report.h"
+#include "outstep/apps/reserved_port.h"
+#include "outstep/apps/signal_descriptor.h"
 #include "outstep/apps/stop_signals.h"
 #include "outstep/base/clock.h"
 #include "outstep/comm/launch.h"
@@ -65,40 +64,6 @@ struct Child {
   LineReader report_lines;
   LineReader output_lines;
   std::deque<std::string> kept;  // the last lines of output
-};
-
-// SIGINT, SIGTERM and SIGCHLD as a descriptor, while it lives.
-class SignalsByDescriptor {
- public:
-  SignalsByDescriptor() {
-    sigset_t taken;
-    sigemptyset(&taken);
-    for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&taken, signal);
-    sigprocmask(SIG_BLOCK, &taken, &before_);
-    descriptor_ = Descriptor(signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK));
-  }
-  ~SignalsByDescriptor() {
-    if (!is_leaving_) sigprocmask(SIG_SETMASK, &before_, nullptr);
-  }
-  SignalsByDescriptor(const SignalsByDescriptor&) = delete;
-  SignalsByDescriptor& operator=(const SignalsByDescriptor&) = delete;
-
-  // From here on the process is on its way out: one more signal shall not change its exit code.
-  void stay_blocked() { is_leaving_ = true; }
-  int number() const { return descriptor_.number(); }
-  const sigset_t& before() const { return before_; }
-  // 0 when there is none.
-  int take() {
-    signalfd_siginfo info{};
-    return read(descriptor_.number(), &info, sizeof info) == sizeof info
-               ? static_cast<int>(info.ssi_signo)
-               : 0;
-  }
-
- private:
-  Descriptor descriptor_;
-  sigset_t before_{};
-  bool is_leaving_ = false;
 };
 
 // argv or envp for exec: made before fork, because a child may not allocate.
@@ -438,23 +403,6 @@ std::vector<LostRank> Supervisor::lost_ranks() const {
 }
 
 }  // namespace
-
-ReservedPort::ReservedPort(int port) {
-  socket_ = Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int yes = 1;
-  setsockopt(socket_.number(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  socklen_t length = sizeof address;
-  auto* generic = reinterpret_cast<sockaddr*>(&address);
-  if (bind(socket_.number(), generic, length) != 0 ||
-      getsockname(socket_.number(), generic, &length) != 0) {
-    throw CommError("cannot use port {}: {}; choose another with --master HOST:PORT", port,
-                    std::strerror(errno));
-  }
-  port_ = ntohs(address.sin_port);
-}
 
 LaunchOutcome launch(const LaunchOptions& options) {
   check(!options.command.empty() && options.num_ranks > 0, "a launch has a command and ranks");

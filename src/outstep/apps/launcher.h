@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "outstep/apps/descriptor.h"
 #include "outstep/apps/failure.h"
 
 // Starts the ranks of one machine as processes and sees them through to the end.
@@ -72,18 +71,5 @@ LaunchOutcome launch(const LaunchOptions& options);
 // For a launch of a run: returns the exit code, or throws the first failure with all that is known
 // about it.
 int finish_launch(const LaunchOutcome& outcome);
-
-// A TCP port that no other program is given while this lives; a rank that sets SO_REUSEADDR, as
-// c10d's store does, can still listen on it.
-class ReservedPort {
- public:
-  // 0: any. Throws CommError if a given port is taken.
-  explicit ReservedPort(int port);
-  int port() const { return port_; }
-
- private:
-  Descriptor socket_;
-  int port_ = 0;
-};
 
 }  // namespace outstep::apps

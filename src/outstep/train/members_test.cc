@@ -42,6 +42,9 @@ TEST(Members, TheMeshIsOfThoseThatAreLeft) {
   EXPECT_EQ(recipe.mesh.members, 2);
   EXPECT_EQ(recipe.mesh.size(), 4);
   EXPECT_EQ(recipe_with({"ensemble.lost=[0, 1, 3]"}).mesh.members, 1);
+  const Recipe again = read_recipe_text(recipe.settings.resolved(), "recipe.toml");
+  EXPECT_EQ(again.members.ids, recipe.members.ids);
+  EXPECT_EQ(again.members.lost, recipe.members.lost);
 }
 
 TEST(Members, AListThatCannotBeIsRefused) {
