@@ -4,7 +4,6 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "outstep/base/errors.h"
@@ -42,23 +41,53 @@ double skip(CounterRng& rng, double scale) {
   return std::floor(portable_log(uniform) * scale);
 }
 
-// Fisher and Yates's shuffle. One random number serves as many of its draws as fit: it is read as
-// digits of mixed radix.
-void draw_permutation(CounterRng& rng, std::span<uint16_t> sources) {
-  std::iota(sources.begin(), sources.end(), uint16_t{0});
-  uint64_t digits = 0;
-  size_t covered = 1;  // draws that digits still hold end here
-  for (size_t i = 1; i < sources.size(); ++i) {
-    if (i >= covered) {
-      uint64_t radix = 1;
-      while (covered < sources.size() &&
-             radix <= std::numeric_limits<uint64_t>::max() / (covered + 1)) {
-        radix *= ++covered;
-      }
-      digits = rng.below(radix);
+// Draws of Fisher and Yates's shuffle that one random number serves: it is read as digits of mixed
+// radix, the radixes' product being this.
+struct Digits {
+  size_t end = 0;  // the draw behind the last
+  uint64_t product = 1;
+};
+
+// Of all draws for as many members; the same for every position.
+std::vector<Digits> digits_of(int num_members) {
+  std::vector<Digits> batches;
+  const auto count = static_cast<uint64_t>(num_members);
+  for (uint64_t covered = 1; covered < count;) {
+    Digits batch;
+    while (covered < count &&
+           batch.product <= std::numeric_limits<uint64_t>::max() / (covered + 1)) {
+      batch.product *= ++covered;
     }
-    std::swap(sources[i], sources[digits % (i + 1)]);
-    digits /= i + 1;
+    batch.end = covered;
+    batches.push_back(batch);
+  }
+  return batches;
+}
+
+// Of 2^64: such that its digits to radixes of this product are uniform and independent, without
+// bias (Brackett-Rozinsky and Lemire, arXiv 2408.06213).
+uint64_t fraction_for(CounterRng& rng, uint64_t product) {
+  while (true) {
+    const uint64_t fraction = rng.next_u64();
+    const uint64_t low = fraction * product;
+    if (low >= product || low >= (0 - product) % product) return fraction;
+  }
+}
+
+// From the inside out: a new last place takes what is at a random one, which takes the new number.
+void draw_permutation(CounterRng& rng, std::span<const Digits> batches,
+                      std::span<uint16_t> sources) {
+  sources[0] = 0;
+  size_t i = 1;
+  for (const Digits& batch : batches) {
+    uint64_t fraction = fraction_for(rng, batch.product);
+    for (; i < batch.end; ++i) {
+      const auto product = static_cast<unsigned __int128>(fraction) * (i + 1);
+      const auto j = static_cast<size_t>(product >> 64);
+      sources[i] = sources[j];
+      sources[j] = static_cast<uint16_t>(i);
+      fraction = static_cast<uint64_t>(product);
+    }
   }
 }
 
@@ -69,19 +98,21 @@ void draw_shift(CounterRng& rng, std::span<uint16_t> sources) {
   }
 }
 
-void take(Plan& plan, int64_t position, CounterRng& rng, bool is_cyclic) {
+void take(Plan& plan, int64_t position, CounterRng& rng, const PlanOptions& options,
+          std::span<const Digits> batches) {
   plan.positions.push_back(position);
   const size_t begin = plan.sources.size();
   plan.sources.resize(begin + static_cast<size_t>(plan.num_members));
   const auto sources = std::span(plan.sources).subspan(begin);
-  if (is_cyclic) {
+  if (options.is_cyclic) {
     draw_shift(rng, sources);
   } else {
-    draw_permutation(rng, sources);
+    draw_permutation(rng, batches, sources);
   }
 }
 
-void plan_layer(Plan& plan, const Layer& layer, double p, const PlanOptions& options) {
+void plan_layer(Plan& plan, const Layer& layer, double p, const PlanOptions& options,
+                std::span<const Digits> batches) {
   CounterRng rng = rng_of(options, layer.number);
   const bool takes_all = p >= 1;
   const double scale = takes_all ? 0 : 1 / log_of_complement(p);
@@ -93,7 +124,7 @@ void plan_layer(Plan& plan, const Layer& layer, double p, const PlanOptions& opt
   for (double next = next_skip(); next < size; next += 1 + next_skip()) {
     const auto index = static_cast<int64_t>(next);
     while (index - before >= piece->size()) before += (piece++)->size();
-    take(plan, piece->begin + index - before, rng, options.is_cyclic);
+    take(plan, piece->begin + index - before, rng, options, batches);
   }
 }
 
@@ -119,8 +150,14 @@ double portable_log(double x) {
   }
   const double s = (m - 1) / (m + 1);
   const double z = s * s;
-  double sum = 0;
-  for (size_t k = kReciprocals.size(); k-- > 0;) sum = sum * z + kReciprocals[k];
+  // Of even and of odd powers of z, each a chain of its own: half as long to wait for.
+  const double square = z * z;
+  double even = 0, odd = 0;
+  for (size_t k = kReciprocals.size() - 1; k > 0; k -= 2) {
+    even = even * square + kReciprocals[k];
+    odd = odd * square + kReciprocals[k - 1];
+  }
+  const double sum = (even * square + kReciprocals[0]) + odd * z;
   return exponent * kLn2 + 2 * s * sum;
 }
 
@@ -133,9 +170,10 @@ Plan make_plan(std::span<const Layer> layers, std::span<const double> probabilit
   check(options.num_members >= 1 && options.num_members <= std::numeric_limits<uint16_t>::max(),
         "a population has at most 65,535 members");
   Plan plan{.num_members = options.num_members};
+  const std::vector<Digits> batches = digits_of(options.num_members);
   for (const Layer& layer : layers) {
     const double p = probabilities[static_cast<size_t>(layer.number)];
-    if (p > 0) plan_layer(plan, layer, p, options);
+    if (p > 0) plan_layer(plan, layer, p, options, batches);
   }
   return plan;
 }
