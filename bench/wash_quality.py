@@ -57,7 +57,7 @@ def experiments():
         for method in rescued:
             yield FASHION, "independent", "same", 3, method, seed
     for seed in (1, 2, 3):
-        for method in main:
+        for method in (*main, "dart"):
             yield FASHION, "same", "heterogeneous", 3, method, seed
     for method in main:
         yield FASHION, "same", "same", 5, method, 1
@@ -79,8 +79,8 @@ def settings_of(key):
                 "ensemble.init": key["init"], "evaluation.every": 0, "log.tensorboard": "false"} | METHODS[key["method"]]
     if key["regularization"] != "same":
         settings["ensemble.regularization"] = key["regularization"]
-    if key["method"] == "dart":  # half of the run as usual, then four rounds of branches, each of which ends at the mean
-        settings |= {"ensemble.start_step": steps - 4 * (steps // 8), "ensemble.interval": steps // 8}
+    if key["method"] == "dart":  # eight rounds of branches, each of which ends at the mean
+        settings |= {"ensemble.start_step": steps % (steps // 8), "ensemble.interval": steps // 8}
     return settings
 
 

@@ -386,20 +386,24 @@ LaunchOutcome Supervisor::outcome() const {
 }
 
 std::vector<LostRank> Supervisor::lost_ranks() const {
-  std::vector<LostRank> lost;
+  std::vector<LostRank> ended, silent;
   for (const Child& child : children_) {
     const bool is_well = WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0;
-    const bool has_own_error = child.has_reported && child.failure->kind != "communication error";
+    const bool has_own_error =
+        child.failure && (child.has_reported ? child.failure->kind != "communication error"
+                                             : child.failure->kind == "internal error");
     if (is_well || has_own_error || stop_signal_ != 0) return {};
+    if (child.has_reported) continue;
     if (child.killed_by_us) {
-      lost.push_back({child.rank, fmt::format("rank {} (process {}) did not answer, nor end when "
-                                              "the others had given it up",
-                                              child.rank, child.pid)});
-    } else if (child.failure && !child.has_reported) {
-      lost.push_back({child.rank, child.failure->message});
+      silent.push_back({child.rank, fmt::format("rank {} (process {}) did not answer, nor end "
+                                                "when the others had given it up",
+                                                child.rank, child.pid)});
+    } else if (child.failure) {
+      ended.push_back({child.rank, child.failure->message});
     }
   }
-  return lost;
+  // Where somebody is gone, whoever had not ended in time may just have been busy.
+  return ended.empty() ? silent : ended;
 }
 
 }  // namespace

@@ -49,7 +49,8 @@ struct LaunchOptions {
   std::chrono::milliseconds grace{5000};
 };
 
-// A rank that is gone: it ended without a word, or did not end when the others had missed it.
+// A rank that is gone: it ended without a word; or, where none did, it did not end when the others
+// had missed it. A rank that crashed is none: that is a bug, which would meet the others too.
 struct LostRank {
   int rank = 0;
   std::string how = {};  // "rank 1 (process 4711) was ended by signal 9 (Killed)"

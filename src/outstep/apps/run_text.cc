@@ -86,7 +86,10 @@ std::string population_text(const train::Population& population) {
   std::string text =
       fmt::format("{}members are {:.3g} of the average's norm away from it, {} from one another\n",
                   table.text(), population.relative_distance, apart);
-  const auto& steepest = std::ranges::max(population.pairs, {}, &train::Pair::barrier);
+  const auto barrier_of = [](const train::Pair& pair) {
+    return std::isnan(pair.barrier()) ? INFINITY : pair.barrier();
+  };
+  const auto& steepest = std::ranges::max(population.pairs, {}, barrier_of);
   if (!steepest.between.empty()) {
     text += fmt::format("highest barrier of loss between two of them: {:.3g}, from {} to {}\n",
                         steepest.barrier(), steepest.members[0], steepest.members[1]);

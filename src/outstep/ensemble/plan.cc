@@ -150,6 +150,7 @@ double portable_log(double x) {
   }
   const double s = (m - 1) / (m + 1);
   const double z = s * s;
+  static_assert(kReciprocals.size() % 2 == 1);
   // Of even and of odd powers of z, each a chain of its own: half as long to wait for.
   const double square = z * z;
   double even = 0, odd = 0;

@@ -72,27 +72,32 @@ std::vector<Pair> measure_pairs(Assembly& assembly) {
       const double distance = std::sqrt(squares[first][second].item<double>());
       pairs.push_back({.members = {assembly.member_ids[static_cast<size_t>(first)],
                                    assembly.member_ids[static_cast<size_t>(second)]},
-                       .distance = distance,
-                       .ends = {},
-                       .between = {}});
+                       .distance = distance});
     }
   }
   return pairs;
 }
 
-// Evaluates models on the straight line between two members. Collective over the world.
-void walk(Pair& pair, int64_t num_points, const Population& population, MemberSoups& soups) {
-  const auto place_of = [&](int member) {
-    return static_cast<size_t>(std::ranges::find(population.member_ids, member) -
-                               population.member_ids.begin());
-  };
-  const size_t from = place_of(pair.members[0]), to = place_of(pair.members[1]);
-  pair.ends = {population.members[from], population.members[to]};
-  for (int64_t point = 1; point <= num_points; ++point) {
-    Parts parts(population.members.size(), 0);
-    parts[from] = num_points + 1 - point;
-    parts[to] = point;
-    pair.between.push_back(soups.evaluate(parts));
+// Evaluates models on the straight lines between members, and the members themselves with running
+// statistics of the same making. pairs: as measure_pairs has them. Collective over the world.
+void walk(std::vector<Pair>& pairs, size_t num_members, int64_t num_points, MemberSoups& soups) {
+  std::vector<method::Evaluation> ends;
+  for (size_t member = 0; member < num_members; ++member) {
+    Parts parts(num_members, 0);
+    parts[member] = 1;
+    ends.push_back(soups.evaluate(parts));
+  }
+  auto pair = pairs.begin();
+  for (size_t second = 1; second < num_members; ++second) {
+    for (size_t first = 0; first < second; ++first, ++pair) {
+      pair->ends = {ends[first], ends[second]};
+      for (int64_t point = 1; point <= num_points; ++point) {
+        Parts parts(num_members, 0);
+        parts[first] = num_points + 1 - point;
+        parts[second] = point;
+        pair->between.push_back(soups.evaluate(parts));
+      }
+    }
   }
 }
 
@@ -133,7 +138,9 @@ double Pair::barrier() const {
   for (size_t i = 0; i < between.size(); ++i) {
     const double share = static_cast<double>(i + 1) / static_cast<double>(between.size() + 1);
     const double line = (1 - share) * ends[0].loss() + share * ends[1].loss();
-    barrier = std::max(barrier, between[i].loss() - line);
+    const double above = between[i].loss() - line;
+    if (std::isnan(above)) return above;
+    barrier = std::max(barrier, above);
   }
   return barrier;
 }
@@ -178,8 +185,8 @@ Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& ru
   for (const int place : greedy.ingredients) {
     population.greedy_members.push_back(assembly.member_ids[static_cast<size_t>(place)]);
   }
-  for (Pair& pair : population.pairs) {
-    walk(pair, assembly.soup.barrier_points, population, soups);
+  if (assembly.soup.barrier_points > 0) {
+    walk(population.pairs, scores.size(), assembly.soup.barrier_points, soups);
   }
   return population;
 }

@@ -11,13 +11,14 @@ namespace outstep::train {
 
 // Two members, and how it goes on the straight line from one to the other.
 struct Pair {
-  std::array<int, 2> members = {};          // their own numbers
-  double distance = 0;                      // ‖θ_i - θ_j‖
-  std::array<method::Evaluation, 2> ends;   // of the members themselves
-  std::vector<method::Evaluation> between;  // at even steps, without the ends; may be empty
+  std::array<int, 2> members = {};  // their own numbers
+  double distance = 0;              // ‖θ_i - θ_j‖
+  // Models on the line, evaluated as soups are; none unless barrier_points asks for it.
+  std::array<method::Evaluation, 2> ends = {};
+  std::vector<method::Evaluation> between = {};  // at even steps
 
-  // The most by which the loss on the line exceeds what the ends' losses let expect there, at least
-  // 0 (Frankle et al., arXiv 1912.05671): near 0 for members of one basin.
+  // The most by which the loss on the line exceeds the line between the ends' losses, at least 0
+  // (Entezari et al., arXiv 2110.06296): near 0 for members of one basin. NaN if a loss is.
   double barrier() const;
 };
 

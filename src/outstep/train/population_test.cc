@@ -279,7 +279,8 @@ TEST_F(PopulationTest, ARegularisationOfItsOwnAllowsNoneForAll) {
 // Distances of pairs and of the mean are two views of one thing: Σ over i < j of ‖θ_i - θ_j‖² is
 // N² times the mean square to the mean.
 TEST_F(PopulationTest, PairsAreAsFarApartAsTheirMeanSays) {
-  const Overrides population = {"mesh.members=3", "ensemble.barrier_points=3"};
+  const Overrides population = {"mesh.members=3", "ensemble.barrier_points=3",
+                                "ensemble.batch_norm=average"};
   const Summary summary = train(images(), population, "run");
   const Population& found = *summary.population;
   ASSERT_EQ(found.pairs.size(), 3);
@@ -315,6 +316,8 @@ TEST(PairOfMembers, ABarrierIsWhatTheLineBetweenTheEndsDoesNotExplain) {
   EXPECT_EQ(pair.barrier(), 0.25);
   pair.between = {loss(1), loss(1), loss(1)};
   EXPECT_EQ(pair.barrier(), 0);
+  pair.between = {loss(1), loss(NAN), loss(9)};
+  EXPECT_TRUE(std::isnan(pair.barrier()));
 }
 
 // The members of an average over everything are one model: so is all that is made of them.

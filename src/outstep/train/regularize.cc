@@ -32,8 +32,7 @@ void regularize(data::DataOptions& options, const data::Regularization& own) {
   if (!options.augment) {
     throw ConfigError(
         "data.augment = false, but ensemble.regularization = \"heterogeneous\" is augmentation; "
-        "use "
-        "data.crop_padding = 0 and data.flip = false in its place, or \"same\"");
+        "use data.crop_padding = 0 and data.flip = false in its place, or \"same\"");
   }
   options.mixup = own.mixup;
   options.cutmix = own.cutmix;
