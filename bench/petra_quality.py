@@ -41,6 +41,8 @@ def experiments(epochs):
     for warmup in (0.1, 0.5):
         for mode, stages in pair:
             yield mode, stages, 1, 1, warmup, epochs, 1
+    for mode in ("delayed", "dsp", "approx_input"):
+        yield mode, 10, 1, 1, 0.1, epochs, 1
     for stages in (2, 4):
         yield "petra", stages, 1, 1, 0.1, epochs, 1
     for mode, stages in pair:
@@ -48,8 +50,6 @@ def experiments(epochs):
     for k in (4, 16):
         for mode, stages in (*pair, ("petra", 2)):
             yield mode, stages, k, 1, 0.1, epochs, 1
-    for mode in ("delayed", "dsp", "approx_input"):
-        yield mode, 10, 1, 1, 0.1, epochs, 1
     for k in (1, 4):
         for mode, stages in (*pair, ("petra", 2)):
             yield mode, stages, k, 1, 0.1, epochs, 2
