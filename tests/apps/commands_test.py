@@ -19,6 +19,7 @@ COMMANDS = ["train", "resume", "eval", "sample", "export", "soup", "plan", "laun
 SMALL = ["--train.steps=6", "--evaluation.max_batches=2", "--evaluation.every=3", "--checkpoint.every=3",
          "--model.n_layer=1", "--model.n_embd=16", "--engine.micro_batch=2", "--log.every=2",
          "--schedule.warmup_steps=1"]
+SMALL_IMAGES = ["--model.width=2", "--engine.micro_batch=2", "--evaluation.max_batches=2", "--ensemble.batch_norm_batches=2"]
 
 
 class Help(unittest.TestCase):
@@ -290,7 +291,8 @@ class Documents(InTemporaryFolder):
         runs = sorted(self.folder.glob("runs/*"), key=lambda folder: folder.stat().st_mtime)
         line = re.sub(r"\bRUN\b", str(runs[-1]) if runs else "RUN", line)
         line = re.sub(r"\bFOLDER\b", "a-folder", line)
-        return re.sub(r"(\./outstep train \S+)", rf"\1 {' '.join(SMALL)} --train.threads=1", line)
+        small = SMALL_IMAGES if "wash_cifar10" in line else SMALL
+        return re.sub(r"(\./outstep train \S+)", rf"\1 {' '.join(small)} --train.threads=1", line)
 
     def follow(self, page):
         os.symlink(ROOT / "recipes", self.folder / "recipes")
