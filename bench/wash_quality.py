@@ -24,17 +24,16 @@ from rounds import PROGRAM, ROOT, fingerprint, lines_of, print_table
 FASHION, CIFAR = "fashion_mnist", "cifar10"
 MICRO_BATCH, WIDTH = 64, 16
 STEPS = {FASHION: 750, CIFAR: 1000}
-FADING = {"ensemble.name": "wash", "ensemble.p": 0.02, "ensemble.p_schedule": "with_lr"}
+FADING = {"ensemble.name": "wash", "ensemble.p": 0.05, "ensemble.p_schedule": "with_lr"}
 METHODS = {
     "none": {"ensemble.name": "none"},
     "papa": {"ensemble.name": "papa"},  # alpha 0.99
     "papa 0.9": {"ensemble.name": "papa", "ensemble.alpha": 0.9},
     "wash": FADING,
     "wash, constant p": FADING | {"ensemble.p_schedule": "constant"},
-    "wash, p 0.005": FADING | {"ensemble.p": 0.005},
-    "wash, p 0.05": FADING | {"ensemble.p": 0.05},
+    "wash, p 0.01": FADING | {"ensemble.p": 0.01},
+    "wash, p 0.2": FADING | {"ensemble.p": 0.2},
     "wash, all layers alike": FADING | {"ensemble.depth": "constant"},
-    "wash, p 0.05, all layers alike": FADING | {"ensemble.p": 0.05, "ensemble.depth": "constant"},
     "wash_opt": FADING | {"ensemble.name": "wash_opt"},
     "dart": {"ensemble.name": "dart"},  # its timing goes by the length of the run
 }
@@ -45,31 +44,27 @@ NAMES = ("data", "init", "regularization", "members", "method", "seed")
 def experiments():
     """In the order of NAMES, the most important first."""
     main = ("none", "papa", "wash")
-    rescued = ("none", "papa 0.9", "wash, p 0.05", "wash, p 0.05, all layers alike")
-    for seed in (1, 2, 3):
-        for method in main:
-            yield FASHION, "same", "same", 3, method, seed
-    for seed in (1, 2, 3):
-        for method in ("wash, constant p", "wash, p 0.005", "wash, p 0.05", "wash, all layers alike", "wash_opt",
-                       "papa 0.9", "dart"):
-            yield FASHION, "same", "same", 3, method, seed
-    for seed in (1, 2, 3):
-        for method in rescued:
-            yield FASHION, "independent", "same", 3, method, seed
-    for seed in (1, 2, 3):
-        for method in (*main, "dart"):
-            yield FASHION, "same", "heterogeneous", 3, method, seed
-    for method in main:
-        yield FASHION, "same", "same", 5, method, 1
+    variants = ("wash, constant p", "wash, p 0.01", "wash, all layers alike", "wash_opt", "papa 0.9", "dart", "wash, p 0.2")
+    rescued = ("none", "wash", "wash, all layers alike", "papa 0.9")
+    fashion = [*((FASHION, "same", "same", 3, method) for method in (*main, *variants)),
+               *((FASHION, "independent", "same", 3, method) for method in rescued),
+               *((FASHION, "same", "heterogeneous", 3, method) for method in (*main, "dart"))]
+    for experiment in fashion:
+        yield *experiment, 1
     for method in (*main, "wash_opt", "dart"):
         yield CIFAR, "same", "same", 3, method, 1
+    for seed in (2, 3):
+        for experiment in fashion[:len(main)]:
+            yield *experiment, seed
+    for method in main:
+        yield FASHION, "same", "same", 5, method, 1
     for method in main:
         yield CIFAR, "same", "heterogeneous", 3, method, 1
-    for method in ("none", "papa 0.9", "wash, p 0.05"):
+    for method in rescued[:3]:
         yield CIFAR, "independent", "same", 3, method, 1
     for seed in (2, 3):
-        for method in main:
-            yield FASHION, "same", "same", 5, method, seed
+        for experiment in fashion[len(main):]:
+            yield *experiment, seed
 
 
 def settings_of(key):

@@ -66,6 +66,11 @@ class WrongRecipes(InTemporaryFolder):
         self.refused(r'.*"none".*replicas', "--sync.name=none")
         self.refused(r'.*"resnet18".*images', "--model.name=resnet18")
 
+    def test_more_members_than_kinds_of_them(self):
+        result = outstep("plan", "wash_cifar10", "--no-measure", "--data.name=fashion_mnist", "--mesh.members=82",
+                         "--ensemble.regularization=heterogeneous", folder=self.folder)
+        self.assert_fails(result, 2, r"config error: mesh\.members = 82 is more than the 81 combinations")
+
     def test_a_gpu_where_none_is(self):
         self.refused(r'train\.device = "cuda": LibTorch .* finds no GPU here; use "cpu"', "--train.device=cuda")
 

@@ -175,6 +175,19 @@ class Hosts(InTemporaryFolder):
         self.assertEqual(result.exit_code, 143, result)
         self.assertTrue(support.checkpoints(self.folder / "stopped"))
 
+    def test_others_who_start_ranks_do_not_go_on_without_a_member(self):
+        said = []
+        goes_on = "--ensemble.on_loss=continue"
+        said.append(self.run_ok("train", self.recipe, "--run-dir", "threads", "--local", *self.population, goes_on).stderr)
+        task = environment(SLURM_PROCID="0", SLURM_NTASKS="1", SLURM_LOCALID="0", SLURM_STEP_ID="0", MASTER_ADDR="127.0.0.1",
+                           MASTER_PORT=str(support.free_port()))
+        hosting = subprocess.run(self.command("slurm", goes_on), capture_output=True, text=True, cwd=self.folder, timeout=120, env=task)
+        said.append(hosting.stderr)
+        for starter, text in zip(("--local", "srun"), said):
+            self.assertEqual(text.count(f'ensemble.on_loss = "continue" has no effect with {starter}'), 1, text)
+        own = self.run_ok("train", self.recipe, "--run-dir", "ours", *self.population, goes_on)
+        self.assertNotIn("no effect", own.stderr)
+
     def test_worlds_that_are_refused(self):
         result = support.outstep("launch", "-n", 1, self.recipe, folder=self.folder)
         self.assert_fails(result, 2, r"config error: the recipe's mesh is 2 replicas .* has 1; start as many")

@@ -24,18 +24,18 @@ std::string without_lost_hint(const std::filesystem::path& run_folder,
   const train::Recipe recipe = train::read_recipe(run_folder / "recipe.toml", {});
   if (recipe.mesh.members == 1) return "";
   std::string who = "a member that is lost";
-  std::vector<std::string> lost;
-  for (const int member : recipe.members.lost) lost.push_back(std::to_string(member));
+  std::string lost = fmt::format("{}", fmt::join(recipe.members.lost, ","));
   if (lost_ranks.empty() || world_size != recipe.mesh.size()) {
-    lost.emplace_back("NUMBER");
+    lost += lost.empty() ? "NUMBER" : ",NUMBER";
   } else {
     const auto members = recipe.members.of_ranks(recipe.mesh, lost_ranks);
-    if (recipe.members.without(members).ids.empty()) return "";
+    const train::Members left = recipe.members.without(members);
+    if (left.ids.empty()) return "";
     who = train::describe_members(members);
-    for (const int member : members) lost.push_back(std::to_string(member));
+    lost = fmt::format("{}", fmt::join(left.lost, ","));
   }
   return fmt::format("\n  Or without {}: {} resume {} --ensemble.lost=[{}]", who,
-                     program_as_typed(), run_folder.string(), fmt::join(lost, ","));
+                     program_as_typed(), run_folder.string(), lost);
 } catch (const Error&) {
   return "";  // the run has not begun
 }

@@ -6,6 +6,7 @@
 #include "outstep/apps/printable.h"
 #include "outstep/apps/report.h"
 #include "outstep/base/errors.h"
+#include "outstep/base/log.h"
 #include "outstep/base/memory.h"
 #include "outstep/base/torch.h"
 #include "outstep/comm/launch.h"
@@ -42,6 +43,7 @@ int show_failure(const Failure& failure, bool wants_json) {
 
 int run(int argc, char** argv) {
   memory::install();
+  log::set_rank(0, 1);  // messages go to stderr from the first one on
   at::set_num_interop_threads(1);
   Invocation invocation({argv + 1, argv + argc});
   for (const auto add : {add_train, add_resume, add_eval, add_sample, add_export, add_soup,

@@ -150,6 +150,15 @@ int run_as_host(const train::Recipe& recipe, const comm::World& process,
   return finish_launch(launch(launch_options));
 }
 
+// on_loss is for whoever starts the ranks, and here that is somebody else.
+void warn_of_other_starter(const train::Recipe& recipe, const std::string& starter) {
+  if (!recipe.members.continues_on_loss || recipe.mesh.members == 1) return;
+  log::warn(
+      "ensemble.on_loss = \"continue\" has no effect with {}: only an {} train that starts its "
+      "processes itself goes on by itself when a member is lost; resume by hand then",
+      starter, program_as_typed());
+}
+
 }  // namespace
 
 int run_on_ranks(const train::Recipe& recipe, const RankOptions& options,
@@ -160,7 +169,13 @@ int run_on_ranks(const train::Recipe& recipe, const RankOptions& options,
     throw ConfigError("--local makes all ranks threads of one process, but {} started {} of them",
                       world.source, world.world_size);
   }
-  if (options.local) return run_as_threads(recipe, options, work);
+  if (options.local) {
+    warn_of_other_starter(recipe, "--local");
+    return run_as_threads(recipe, options, work);
+  }
+  if (!is_alone && world.source != "outstep" && world.rank == 0) {
+    warn_of_other_starter(recipe, world.source);
+  }
   if (is_alone && recipe.mesh.size() > 1) return run_as_children(recipe, options);
   const bool is_too_small = world.world_size < recipe.mesh.size();
   if (recipe.mesh.members > 1 && is_too_small) return run_as_host(recipe, world, options);

@@ -10,7 +10,9 @@ std::optional<data::Regularization> own_regularization(Recipe& recipe, int membe
   const std::string kind =
       ensemble.text("regularization", "same", {.choices = {"same", "heterogeneous"}});
   if (kind == "same") return std::nullopt;
-  return data::heterogeneous_members(member + 1, recipe.train.seed).back();
+  const auto num_members = std::ssize(recipe.members.ids) + std::ssize(recipe.members.lost);
+  const auto all = data::heterogeneous_members(num_members, recipe.train.seed);
+  return all[static_cast<size_t>(member)];
 }
 
 void regularize(data::DataOptions& options, const data::Regularization& own) {
