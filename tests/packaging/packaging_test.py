@@ -60,7 +60,14 @@ class Packaging(unittest.TestCase):
             f"-DCMAKE_PREFIX_PATH={self.prefix}", f"-DCMAKE_CXX_COMPILER={compiler}",
             *(["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []))
         run(cmake, "--build", consumer)
-        self.assertEqual(run(consumer / "consumer"), "1048 parameters\n")
+        recipe = self.prefix / "share" / "outstep" / "recipes" / "quickstart.toml"
+        settings = ("train.steps=3", "schedule.warmup_steps=1", "model.n_layer=1", "model.n_embd=32")
+        program = (consumer / "consumer", recipe)
+        own = run(*program, self.folder / "alone", "mesh.replicas=1", *settings)
+        two = run(self.prefix / "bin" / "outstep", "launch", "-n", 2, "--", *program, self.folder / "two", *settings)
+        for said in (own, two):
+            self.assertRegex(said, r"^\d+ parameters, 3 steps\n$")
+        self.assertTrue((self.folder / "two" / "checkpoints" / "step-00000003" / "model.safetensors").is_file())
 
     def test_a_consumer_with_another_torch_is_told(self):
         said = run(cmake, "-S", HERE / "consumer", "-B", self.folder / "other", "-G", "Ninja",

@@ -102,7 +102,8 @@ std::string mixing_text(const train::Plan& plan) {
         human_seconds(mixing.bytes_per_step * 8 / *plan.link_bits_per_second));
   }
   if (plan.link_bits_per_second) table.header.emplace_back("on the link");
-  return "\n" + table.text();
+  return "\n" + table.text() +
+         "With p at the full learning rate, and the defaults of [ensemble] for the others.\n";
 }
 
 std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {

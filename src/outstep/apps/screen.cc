@@ -95,7 +95,9 @@ void Screen::progress(const train::Progress& progress) {
     const bool is_evaluated = progress.validation_loss != shown_validation_;
     shown_validation_ = progress.validation_loss;
     if (is_last || is_evaluated || progress.crosses_interval) {
-      put(progress_text(progress) + "\n");
+      train::Progress shown = progress;
+      if (!is_evaluated) shown.validation_loss.reset();
+      put(progress_text(shown) + "\n");
     }
     return;
   }

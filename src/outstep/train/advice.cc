@@ -115,7 +115,8 @@ std::string advise(const std::vector<Forecast>& forecasts, int64_t accumulation)
   const double computing =
       static_cast<double>(accumulation) * thrifty.clock.replicas.front().micro_batch_seconds;
   const double ratio = (round.reduce_scatter_seconds + round.all_gather_seconds) / computing;
-  std::string text = fmt::format("communication takes {} × computing: ", factor(ratio));
+  std::string text =
+      fmt::format("in lockstep communication would take {} × computing: ", factor(ratio));
   if (!candidate.acco) return text + thrifty.sync + " is what this optimizer allows";
   return text + (candidate.gain >= kWorthwhile ? for_acco(candidate, accumulation)
                                                : for_lockstep(candidate, thrifty));

@@ -54,24 +54,27 @@ std::vector<Forecast> with_dynamic_acco(double link_seconds) {
 
 TEST(Advice, NamesWhatIsThriftiestWhereCommunicationIsShort) {
   EXPECT_EQ(advise(with_dynamic_acco(0.05), 2),
-            "communication takes 0.025 × computing: zero1 suffices, acco, fixed would be 1.03 × as "
+            "in lockstep communication would take 0.025 × computing: zero1 suffices, acco, fixed "
+            "would be 1.03 × as "
             "fast");
   EXPECT_THAT(advise(with_dynamic_acco(0.001), 2),
-              StartsWith("communication takes less than 0.01"));
+              StartsWith("in lockstep communication would take less than 0.01"));
   // Of that, backward hides 0.6 s.
   EXPECT_THAT(advise(with_dynamic_acco(0.5), 2), HasSubstr("0.25 × computing: ddp suffices"));
 }
 
 TEST(Advice, NamesAccoWhereItIsFaster) {
   EXPECT_EQ(advise(with_dynamic_acco(1), 2),
-            "communication takes 0.5 × computing: acco, fixed is 1.20 × as fast as ddp, the best "
+            "in lockstep communication would take 0.5 × computing: acco, fixed is 1.20 × as fast "
+            "as ddp, the best "
             "in lockstep");
 }
 
 // 6 micro-batches in 6 s, for which ddp would need 6 + 3 - 0.6 s.
 TEST(Advice, TellsThatDynamicCountsMakeLargerSteps) {
   EXPECT_EQ(advise(with_dynamic_acco(3), 2),
-            "communication takes 1.5 × computing: acco, dynamic is 1.40 × as fast as ddp, the best "
+            "in lockstep communication would take 1.5 × computing: acco, dynamic is 1.40 × as fast "
+            "as ddp, the best "
             "in lockstep, with updates as large. A rank then commits 6 micro-batches an update, "
             "not 2");
 }
@@ -91,8 +94,9 @@ TEST(Advice, SpeaksOfTheRecipesOwnAcco) {
 }
 
 TEST(Advice, DoesWithoutAcco) {
-  EXPECT_EQ(advise({forecasts(1).front()}, 2),
-            "communication takes 0.5 × computing: ddp is what this optimizer allows");
+  EXPECT_EQ(
+      advise({forecasts(1).front()}, 2),
+      "in lockstep communication would take 0.5 × computing: ddp is what this optimizer allows");
   EXPECT_EQ(advise({}, 2), "");
 }
 
