@@ -55,16 +55,18 @@ TEST_F(PipelineTest, SynchronousStagesAreOneProcessBitForBit) {
   const Overrides alone = {"model.name=revnet18", "train.accumulation=2"};
   const Summary whole = testing::train_well(
       {.toml = images(), .overrides = alone, .folder = folder_.path() / "whole"});
-  for (const char* mode : {"gpipe", "1f1b"}) {
-    const auto run = folder_.path() / mode;
-    const Summary staged = testing::train_well(
-        {.toml = images(),
-         .overrides =
-             with(of_images(), {std::string("engine.name=") + mode, "train.accumulation=2"}),
-         .folder = run});
-    EXPECT_EQ(model_bytes(run), model_bytes(folder_.path() / "whole")) << mode;
-    EXPECT_EQ(staged.validation_loss, whole.validation_loss) << mode;
-    EXPECT_EQ(staged.train_loss, whole.train_loss) << mode;
+  for (const std::string mode : {"gpipe", "1f1b"}) {
+    for (const std::string checkpoint : {"false", "true"}) {
+      const auto run = folder_.path() / (mode + checkpoint);
+      const Summary staged = testing::train_well(
+          {.toml = images(),
+           .overrides = with(of_images(), {"engine.name=" + mode, "engine.checkpoint=" + checkpoint,
+                                           "train.accumulation=2"}),
+           .folder = run});
+      EXPECT_EQ(model_bytes(run), model_bytes(folder_.path() / "whole")) << run;
+      EXPECT_EQ(staged.validation_loss, whole.validation_loss) << run;
+      EXPECT_EQ(staged.train_loss, whole.train_loss) << run;
+    }
   }
 }
 

@@ -15,17 +15,23 @@ using testing::StageRank;
 // With one micro-batch at a time nothing is ever stale: the synchronous schedule, bit for bit.
 TEST(Free, OneCreditIsTheSynchronousPipeline) {
   for (const auto& make : {testing::basic_revnet, testing::revgpt}) {
-    for (const int64_t k : {1, 3}) {
-      Setting setting{.make_model = make, .cut = {2, 2}, .accumulation = k, .credits = 1};
-      setting.cut.push_back(std::ssize(make()->blocks) - 4);
-      const auto free = testing::train(setting);
-      setting.credits = 0;
-      setting.mode = "reversible";
-      const auto synchronous = testing::train(setting);
-      for (size_t j = 0; j < 3; ++j) {
-        EXPECT_EQ(*std::ranges::max_element(free.staleness[j]), 0);
-        EXPECT_TRUE(at::equal(free.values[j].back(), synchronous.values[j].back())) << j;
-        EXPECT_TRUE(at::equal(free.buffers[j], synchronous.buffers[j])) << j;
+    for (const bool last_keeps_graph : {true, false}) {
+      for (const int64_t k : {1, 3}) {
+        Setting setting{.make_model = make,
+                        .cut = {2, 2},
+                        .accumulation = k,
+                        .last_keeps_graph = last_keeps_graph,
+                        .credits = 1};
+        setting.cut.push_back(std::ssize(make()->blocks) - 4);
+        const auto free = testing::train(setting);
+        setting.credits = 0;
+        setting.mode = "reversible";
+        const auto synchronous = testing::train(setting);
+        for (size_t j = 0; j < 3; ++j) {
+          EXPECT_EQ(*std::ranges::max_element(free.staleness[j]), 0);
+          EXPECT_TRUE(at::equal(free.values[j].back(), synchronous.values[j].back())) << j;
+          EXPECT_TRUE(at::equal(free.buffers[j], synchronous.buffers[j])) << j;
+        }
       }
     }
   }

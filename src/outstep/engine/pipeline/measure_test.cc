@@ -7,6 +7,7 @@ namespace outstep::engine {
 namespace {
 
 using testing::Setting;
+using testing::Variant;
 
 // By stage and measurement.
 using Reports = std::vector<std::vector<method::EngineReport>>;
@@ -25,19 +26,18 @@ Reports reports_of(const Setting& setting) {
   return reports;
 }
 
-class Measured : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Modes, Measured, ::testing::ValuesIn(pipeline_mode_names()),
-                         [](const auto& info) { return "mode_" + info.param; });
+class Measured : public ::testing::TestWithParam<Variant> {};
+INSTANTIATE_TEST_SUITE_P(Modes, Measured, ::testing::ValuesIn(testing::variants()),
+                         [](const auto& info) { return "mode_" + info.param.name; });
 
 // Nothing is stale where nothing changes.
 TEST_P(Measured, WithoutUpdatesGradientsAreTheExactOnes) {
-  const Setting setting{.mode = GetParam(),
-                        .cut = {2, 2, 3},
-                        .accumulation = 2,
-                        .steps = 8,
-                        .lr = 0,
-                        .precision = Precision::fp64,
-                        .measure_every = 4};
+  const Setting setting = GetParam().of({.cut = {2, 2, 3},
+                                         .accumulation = 2,
+                                         .steps = 8,
+                                         .lr = 0,
+                                         .precision = Precision::fp64,
+                                         .measure_every = 4});
   for (const auto& of_stage : reports_of(setting)) {
     ASSERT_EQ(of_stage.size(), 4U);
     for (const method::EngineReport& report : of_stage) {
@@ -51,7 +51,7 @@ TEST_P(Measured, WithoutUpdatesGradientsAreTheExactOnes) {
 
 // Whoever hears that a range is final may write it at once, as a sync that overlaps does.
 TEST_P(Measured, BeforeAnybodyHearsOfTheGradient) {
-  const Setting setting{.mode = GetParam(), .cut = {3, 4}, .lr = 0, .measure_every = 1};
+  const Setting setting = GetParam().of({.cut = {3, 4}, .lr = 0, .measure_every = 1});
   comm::run_local_ranks(2, [&](comm::Group& group) {
     testing::StageRank rank(setting, group);
     rank.engine.on_range_ready([&](int64_t begin, int64_t end) {
@@ -67,7 +67,7 @@ TEST_P(Measured, BeforeAnybodyHearsOfTheGradient) {
 
 TEST_P(Measured, TrainingDoesNotNoticeIt) {
   for (const auto& make : {testing::basic_revnet, testing::revgpt}) {
-    Setting setting{.make_model = make, .mode = GetParam(), .cut = {2, 2}, .accumulation = 2};
+    Setting setting = GetParam().of({.make_model = make, .cut = {2, 2}, .accumulation = 2});
     setting.cut.push_back(std::ssize(make()->blocks) - 4);
     const testing::Trajectory unmeasured = testing::train(setting);
     setting.measure_every = 2;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -89,7 +90,7 @@ struct Setting {
   double momentum = 0.9;
   Precision precision = Precision::fp32;
   StatisticsIn statistics_in = StatisticsIn::backward;
-  bool last_keeps_graph = true;
+  std::optional<bool> last_keeps_graph = std::nullopt;  // the mode's own
   bool checkpoints = false;
   int64_t flush_every = 0;    // micro-batches; 0: never with ticks
   int64_t measure_every = 0;  // micro-batches
@@ -103,8 +104,11 @@ struct Setting {
                             .flush_every = Program::kNever,
                             .credits = credits,
                             .measure_every = measure_every};
-    options.mode.last_keeps_graph = last_keeps_graph;
-    if (checkpoints) options.mode.buffering.keep = Keep::input;
+    if (checkpoints) {
+      options.mode.buffering.keep = Keep::input;
+      options.mode.last_keeps_graph = false;
+    }
+    if (last_keeps_graph) options.mode.last_keeps_graph = *last_keeps_graph;
     if (options.mode.flushes()) options.flush_every = accumulation;
     if (flush_every > 0) options.flush_every = flush_every;
     return options;
@@ -115,6 +119,31 @@ struct Setting {
             method::decay_segments(params)};
   }
 };
+
+// A mode, as it comes or with what is not its default: a last stage that rebuilds, checkpoints.
+struct Variant {
+  std::string name;
+  std::string mode = name;
+  std::optional<bool> last_keeps_graph = std::nullopt;
+  bool checkpoints = false;
+
+  Setting of(Setting setting) const {
+    setting.mode = mode;
+    setting.last_keeps_graph = last_keeps_graph;
+    setting.checkpoints = checkpoints;
+    return setting;
+  }
+};
+inline std::vector<Variant> variants() {
+  std::vector<Variant> variants = {
+      {.name = "petra_rebuilt", .mode = "petra", .last_keeps_graph = false},
+      {.name = "dsp_rebuilt", .mode = "dsp", .last_keeps_graph = false},
+      {.name = "reversible_graph", .mode = "reversible", .last_keeps_graph = true},
+      {.name = "gpipe_checkpoint", .mode = "gpipe", .checkpoints = true},
+      {.name = "1f1b_checkpoint", .mode = "1f1b", .checkpoints = true}};
+  for (const std::string& mode : pipeline_mode_names()) variants.push_back({.name = mode});
+  return variants;
+}
 
 // One stage of a pipeline, trained by hand.
 struct StageRank {
