@@ -65,7 +65,8 @@ std::string pipeline_text(const train::PipelinePlan& plan, int64_t accumulation)
     stages.rows.push_back(
         {fmt::to_string(s), fmt::to_string(stage.num_blocks), time(stage.forward_seconds),
          time(stage.backward_seconds),
-         fmt::format("{} ticks, {:.2g} updates", stage.delay_ticks,
+         fmt::format("{}{} ticks, {:.2g} updates", plan.is_free ? "at most " : "",
+                     stage.delay_ticks,
                      static_cast<double>(stage.delay_ticks) / static_cast<double>(accumulation)),
          human_bytes(stage.bytes.parameters), human_bytes(stage.bytes.gradients),
          human_bytes(stage.bytes.kept), human_bytes(stage.bytes.stashed)});

@@ -74,10 +74,12 @@ PipelinePlan plan_pipeline(Recipe& recipe, const Assembly& assembly, bool measur
 
   PipelinePlan plan;
   plan.is_measured = measure;
+  plan.is_free = options.credits > 0;
   const auto times = engine::pass_times(costs, assembly.cut, options.mode);
   const engine::Schedule schedule{.order = options.mode.order,
                                   .num_stages = assembly.mesh.stages,
-                                  .flush_every = options.flush_every};
+                                  .flush_every = options.flush_every,
+                                  .credits = options.credits};
   double quickest = times.front().forward_seconds;
   for (int stage = 0; stage < assembly.mesh.stages; ++stage) {
     const auto s = static_cast<size_t>(stage);
@@ -115,6 +117,7 @@ PipelinePlan plan_pipeline(Recipe& recipe, const Assembly& assembly, bool measur
 nlohmann::ordered_json PipelinePlan::to_json() const {
   nlohmann::ordered_json json;
   json["is_measured"] = is_measured;
+  json["is_free"] = is_free;
   for (const Stage& stage : stages) {
     json["stages"].push_back({{"blocks", stage.num_blocks},
                               {"forward_seconds", stage.forward_seconds},

@@ -16,7 +16,7 @@ struct PipelinePlan {
     int64_t num_blocks = 0;
     double forward_seconds = 0;   // of a micro-batch
     double backward_seconds = 0;  // what is evaluated again included
-    int64_t delay_ticks = 0;      // between a micro-batch's two passes
+    int64_t delay_ticks = 0;      // between a micro-batch's two passes; of free stages at most
     engine::StageBytes bytes;
   };
   // The same cut trained by another mode.
@@ -29,6 +29,7 @@ struct PipelinePlan {
     int64_t largest_stage_bytes = 0;  // parameters, gradients, inputs kept, copies
   };
   bool is_measured = false;  // else seconds are units, of a block's forward pass
+  bool is_free = false;      // engine.pace; the schedule is that of ticks all the same
   std::vector<Stage> stages;
   std::vector<Mode> modes;
   std::string picture;  // of the recipe's mode, its first ticks

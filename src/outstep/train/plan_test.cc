@@ -71,6 +71,31 @@ TEST_F(PlanTest, KnowsWhatEachWayOfMixingSends) {
   EXPECT_TRUE(plan_of(images(), {"ensemble.name=wash"}, {.measure = false}).mixings.empty());
 }
 
+// Of stages that run freely, credits bound delay and copies; of modes that flush beside them, not.
+TEST_F(PlanTest, FreeStagesHaveAsManyInFlightAsCredits) {
+  const auto pipeline_of = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> overrides = {"model.name=revnet18", "mesh.stages=3",
+                                          "engine.stages=[3, 4, 3]", "engine.name=pipedream"};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return *plan_of(images(), overrides, {.measure = false}).pipeline;
+  };
+  const PipelinePlan ticks = pipeline_of({}),
+                     free = pipeline_of({"engine.pace=free", "engine.credits=8"});
+  for (size_t s = 0; s < 3; ++s) {
+    const int64_t ticks_late[] = {4, 2, 0}, free_late[] = {7, 7, 0};
+    EXPECT_EQ(ticks.stages[s].delay_ticks, ticks_late[s]);
+    EXPECT_EQ(free.stages[s].delay_ticks, free_late[s]);
+    const int64_t copies = s < 2 ? 8 : 0;
+    EXPECT_EQ(free.stages[s].bytes.stashed, copies * free.stages[s].bytes.parameters);
+  }
+  for (size_t m = 0; m < ticks.modes.size(); ++m) {
+    const PipelinePlan::Mode &of_ticks = ticks.modes[m], &of_free = free.modes[m];
+    if (engine::pipeline_mode(of_ticks.name).flushes()) {
+      EXPECT_EQ(of_free.largest_stage_bytes, of_ticks.largest_stage_bytes) << of_ticks.name;
+    }
+  }
+}
+
 TEST_F(PlanTest, TrafficIsWhatARankSends) {
   for (const std::string sync : {"ddp", "zero1", "acco", "dpu"}) {
     for (const std::string replicas : {"2", "3", "4"}) {

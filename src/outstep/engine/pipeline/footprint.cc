@@ -24,16 +24,23 @@ StageBytes bytes_of(const std::vector<BlockSize>& sizes, const StagePlace& place
   const Schedule schedule{.order = mode.order,
                           .num_stages = num_stages,
                           .flush_every = mode.flushes() ? options.k : Program::kNever,
-                          .credits = options.credits};
+                          .credits = mode.flushes() ? 0 : options.credits};
+  const Keep keep = is_last && mode.last_keeps_graph ? Keep::graph : mode.buffering.keep;
+  const auto keeps_input = [&](size_t b) {
+    if (keep == Keep::nothing && !sizes[b].is_reversible) return true;
+    // A last stage's head has its graph always, which begins with its input.
+    const bool begins_graph = is_last && keep != Keep::graph && b + 1 == blocks.end;
+    return begins_graph || (keep != Keep::nothing && b == blocks.begin);
+  };
   StageBytes bytes;
   int64_t inputs = 0;  // numbers, of one example
   for (size_t b = blocks.begin; b < blocks.end; ++b) {
     bytes.parameters += sizes[b].num_parameters * kItemBytes;
-    const bool is_kept =
-        mode.buffering.keep == Keep::nothing ? !sizes[b].is_reversible : b == blocks.begin;
-    if (is_kept && !(is_last && mode.last_keeps_graph && b > blocks.begin)) {
-      inputs += sizes[b].input();
-    }
+    if (!keeps_input(b)) continue;
+    inputs += sizes[b].input();
+    // A coupling hands on its first stream as the second one: the same tensor.
+    const bool shares = b > blocks.begin && keeps_input(b - 1) && sizes[b - 1].is_reversible;
+    if (shares) inputs -= sizes[b - 1].input_x;
   }
   bytes.gradients = bytes.parameters;
   const int64_t in_flight = schedule.most_in_flight(stage);

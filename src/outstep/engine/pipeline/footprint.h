@@ -30,7 +30,7 @@ std::vector<BlockSize> measure_sizes(nn::Model& model);
 struct StageBytes {
   int64_t parameters = 0;
   int64_t gradients = 0;
-  int64_t kept = 0;     // inputs of micro-batches in flight; nothing is known of graphs
+  int64_t kept = 0;     // inputs of micro-batches in flight, and of graphs, but not what these hold
   int64_t stashed = 0;  // copies of the parameters
 
   int64_t total() const { return parameters + gradients + kept + stashed; }

@@ -60,25 +60,72 @@ TEST(Footprint, LightestCutIsTheBestOfAll) {
 
 // The formula against what the engine holds.
 TEST(Footprint, IsWhatStagesKeep) {
-  for (const std::string& mode : {"petra", "dsp", "pipedream", "approx_input"}) {
-    const testing::Setting setting{.mode = mode, .cut = {2, 3, 2}, .steps = 8};
-    const auto model = setting.make_model();
-    const auto sizes = measure_sizes(*model);
-    comm::run_local_ranks(3, [&](comm::Group& group) {
-      testing::StageRank rank(setting, group);
-      for (int s = 0; s < 8; ++s) rank.step();
-      const StageBytes bytes =
-          stage_bytes(sizes, setting.cut, group.rank(), pipeline_mode(mode), {.micro_batch = 4});
-      if (group.rank() < 2) {
+  for (const testing::Variant& variant : testing::variants()) {
+    for (const int64_t k : {1, 2}) {
+      const testing::Setting setting =
+          variant.of({.cut = k == 1 ? Cut{2, 3, 2} : Cut{2, 1, 4}, .accumulation = k, .steps = 8});
+      const auto model = setting.make_model();
+      const auto sizes = measure_sizes(*model);
+      comm::run_local_ranks(3, [&](comm::Group& group) {
+        testing::StageRank rank(setting, group);
+        for (int s = 0; s < 8; ++s) rank.step();
+        const StageBytes bytes = stage_bytes(sizes, setting.cut, group.rank(),
+                                             setting.options().mode, {.micro_batch = 4, .k = k});
         // Copies of the flat vector have its padding.
         const auto padding = 4 * (rank.params.size() - rank.params.num_parameters());
         const int64_t copies = bytes.stashed / std::max<int64_t>(bytes.parameters, 1);
         EXPECT_EQ(rank.engine.take_report().kept_bytes,
                   bytes.kept + bytes.stashed + copies * padding)
-            << mode << ", stage " << group.rank();
+            << variant.name << ", k " << k << ", stage " << group.rank();
+        rank.engine.pause();
+      });
+    }
+  }
+}
+
+// How many micro-batches come to be in flight there depends on the clock.
+TEST(Footprint, IsTheMostThatFreeStagesKeep) {
+  for (const std::string& mode : {"petra", "dsp", "pipedream"}) {
+    for (const int64_t credits : {1, 3, 8}) {
+      for (const int64_t k : {1, 3}) {
+        const testing::Setting setting{
+            .mode = mode, .cut = {2, 2, 3}, .accumulation = k, .steps = 6, .credits = credits};
+        const auto model = setting.make_model();
+        const auto sizes = measure_sizes(*model);
+        comm::run_local_ranks(3, [&](comm::Group& group) {
+          testing::StageRank rank(setting, group);
+          for (int s = 0; s < 6; ++s) rank.step();
+          const StageBytes bytes =
+              stage_bytes(sizes, setting.cut, group.rank(), setting.options().mode,
+                          {.micro_batch = 4, .k = k, .credits = credits});
+          const auto padding = 4 * (rank.params.size() - rank.params.num_parameters());
+          const int64_t copies = bytes.stashed / std::max<int64_t>(bytes.parameters, 1);
+          EXPECT_LE(rank.engine.take_report().kept_bytes,
+                    bytes.kept + bytes.stashed + copies * padding)
+              << mode << ", credits " << credits << ", stage " << group.rank();
+          rank.engine.pause();
+        });
       }
-      rank.engine.pause();
-    });
+    }
+  }
+}
+
+TEST(Footprint, CreditsAreOfFreeStagesAlone) {
+  nn::RevNet model(nn::RevNetOptions::of_depth(18));
+  const auto sizes = measure_sizes(model);
+  const auto bytes = [&](const std::string& mode, int64_t credits) {
+    return stage_bytes(sizes, {3, 4, 3}, 0, pipeline_mode(mode),
+                       {.micro_batch = 8, .k = 2, .credits = credits});
+  };
+  // As many as ticks have in flight, 2 J - 1, and fewer: copies of ⌈(credits - 1) / k⌉ + 1
+  // versions.
+  EXPECT_EQ(bytes("pipedream", 5).total(), bytes("pipedream", 0).total());
+  EXPECT_EQ(bytes("pipedream", 0).stashed, 3 * bytes("pipedream", 0).parameters);
+  EXPECT_EQ(bytes("pipedream", 2).stashed, 2 * bytes("pipedream", 0).parameters);
+  EXPECT_EQ(bytes("pipedream", 1).stashed, bytes("pipedream", 0).parameters);
+  EXPECT_EQ(bytes("dsp", 3).kept * 5, bytes("dsp", 0).kept * 3);
+  for (const std::string& mode : {"gpipe", "1f1b", "reversible"}) {
+    EXPECT_EQ(bytes(mode, 9).total(), bytes(mode, 0).total()) << mode;
   }
 }
 

@@ -21,7 +21,8 @@
 //
 // delayed: ADL, arXiv 2012.03747; pipedream: 1806.03377; dsp: 1909.02625; petra: 2406.02052.
 // ¹ blocks that are not reversible keep their input. gpipe and 1f1b with checkpoint = true keep the
-// input instead of the graph.
+// input instead of the graph; but a last stage, whose head makes the loss, the head's graph always:
+// one for each micro-batch in flight there, which with gpipe is all of a step.
 
 namespace outstep::engine {
 

@@ -61,6 +61,8 @@ int64_t Schedule::most_in_flight(int stage) const {
   return std::min(lead(stage) + 1, flush_every);
 }
 
-int64_t Schedule::delay(int stage) const { return order == Order::ticks ? lead(stage) : 0; }
+int64_t Schedule::delay(int stage) const {
+  return order == Order::ticks ? most_in_flight(stage) - 1 : 0;
+}
 
 }  // namespace outstep::engine
