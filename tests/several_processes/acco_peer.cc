@@ -117,7 +117,6 @@ class WatchedEngine : public method::GradientEngine {
   }
   void load(io::StateReader& reader) override { inner_->load(reader); }
 
-  method::Contribution drain() override { return inner_->drain(); }
   at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) override {
     return inner_->predict(batch, context);
   }

@@ -45,7 +45,6 @@ class BackpropEngine : public method::GradientEngine {
   BackpropEngine& operator=(const BackpropEngine&) = delete;
 
   method::Contribution accumulate() override;
-  method::Contribution drain() override { return {}; }
   at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) override;
   method::Evaluation score(const at::Tensor& logits, const data::Batch& batch) override;
   void on_range_ready(method::RangeCallback callback) override;

@@ -60,7 +60,7 @@ struct EngineReport {
 };
 
 // Called during a backward pass when [begin, end) of the flat gradient is final: while it is set,
-// every call of accumulate that contributes announces each element of the flat vector exactly once,
+// every call of accumulate announces each element of the flat vector exactly once,
 // padding included, in an order of its own. What the callback throws comes out of accumulate.
 using RangeCallback = std::function<void(int64_t begin, int64_t end)>;
 
@@ -73,11 +73,9 @@ using NeedCallback = std::function<void(int64_t begin, int64_t end)>;
 class GradientEngine : public io::Stateful {
  public:
   // Adds the next micro-batch's gradient, at the live parameters, to the flat gradient (the
-  // gradient of the mean loss of the micro-batch: a sum over calls). One call is one tick for a
-  // pipeline stage, which may contribute nothing while it fills.
+  // gradient of the mean loss of the micro-batch: a sum over calls). A pipeline stage makes as many
+  // forward passes first as it takes to have one micro-batch come back.
   virtual Contribution accumulate() = 0;
-  // Finishes what is in flight; nothing to do in lockstep.
-  virtual Contribution drain() = 0;
   // Between two steps, on all ranks, before parameters are evaluated or saved: what is on its way
   // between stages arrives, to be gone on with afterwards. Changes nothing that follows.
   virtual void pause() {}

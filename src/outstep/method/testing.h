@@ -96,7 +96,6 @@ class FormulaEngine : public GradientEngine {
     }
     return {.micro_batches = 1, .samples = 4, .units = 8, .loss_sum = 0.5, .num_losses = 1};
   }
-  Contribution drain() override { return {}; }
   at::Tensor predict(const data::Batch&, nn::ForwardContext) override { return {}; }
   Evaluation score(const at::Tensor&, const data::Batch&) override { return {}; }
   void on_range_ready(RangeCallback callback) override { callback_ = std::move(callback); }

@@ -15,8 +15,6 @@
 namespace outstep::engine {
 namespace {
 
-constexpr comm::Tag kDrainTag = 8;  // beside those of links
-
 StageOptions stage_options(const StageParts& parts, const PipelineOptions& options) {
   const int rank = parts.stages.rank();
   const bool is_last = rank + 1 == parts.stages.size();
@@ -160,8 +158,7 @@ Action::Kind PipelineEngine::next_kind() {
 
 // Back before forward: that is what others wait for, and what frees a credit.
 Action::Kind PipelineEngine::first_to_come() {
-  const bool may_begin =
-      !is_first() || (begins_micro_batches_ && program_.num_in_flight() < options_.credits);
+  const bool may_begin = !is_first() || program_.num_in_flight() < options_.credits;
   const auto can_go_back = [&] { return program_.num_in_flight() > 0 && next_->is_ready(); };
   const auto can_go_forward = [&] { return may_begin && (is_first() || previous_->is_ready()); };
   if (!can_go_back() && !can_go_forward()) {
@@ -212,26 +209,6 @@ at::Tensor PipelineEngine::exact_gradient() {
   at::Tensor result = flat.clone();
   flat.copy_(added);
   return result;
-}
-
-method::Contribution PipelineEngine::drain() {
-  method::Contribution total;
-  // Between two steps all stages have gone back as often, and the first one forward furthest: all
-  // go as far. Before the first step nothing has gone anywhere.
-  if (program_.num_forward() == 0 || options_.mode.flushes()) return total;
-  int64_t end = program_.num_backward() + schedule_.lead(0);
-  if (is_free()) {  // only the first stage knows how far
-    pause();
-    const at::Tensor of_first = at::full({1}, program_.num_forward(), at::kLong);
-    parts_.stages.broadcast(of_first, 0, {.tag = kDrainTag, .what = "the end of a drain"});
-    end = of_first.item<int64_t>();
-    begins_micro_batches_ = false;
-  } else {
-    program_.drain_to(end);
-  }
-  while (program_.num_backward() < end) total += accumulate();
-  begins_micro_batches_ = true;
-  return total;
 }
 
 data::Batch PipelineEngine::draw() { return placed(parts_.stream.next(), form_); }

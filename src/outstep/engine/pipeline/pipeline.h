@@ -79,7 +79,6 @@ class PipelineEngine : public method::GradientEngine {
   ~PipelineEngine() override;
 
   method::Contribution accumulate() override;
-  method::Contribution drain() override;
   // Every stage is given the batch; the last one returns the result, the others nothing.
   at::Tensor predict(const data::Batch& batch, nn::ForwardContext context) override;
   method::Evaluation score(const at::Tensor& logits, const data::Batch& batch) override;
@@ -141,8 +140,7 @@ class PipelineEngine : public method::GradientEngine {
   int64_t peak_kept_bytes_ = 0;
   std::vector<double> losses_to_record_;  // of a last stage, since the last record
   int64_t bytes_reported_ = 0;
-  double idle_seconds_ = 0;           // waited for either neighbour, since it was reported
-  bool begins_micro_batches_ = true;  // of a first stage: not while it drains
+  double idle_seconds_ = 0;  // waited for either neighbour, since it was reported
   // While a micro-batch is measured: its exact gradient, and what was in the flat one before it.
   struct Measurement {
     at::Tensor exact, before;

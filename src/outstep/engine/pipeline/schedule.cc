@@ -8,13 +8,9 @@ namespace outstep::engine {
 
 Action Program::peek() const {
   // The micro-batch at which the present flush ends.
-  int64_t end = limit_;
-  if (flush_every_ != kNever) {
-    end = std::min(end, (num_backward_ / flush_every_ + 1) * flush_every_);
-  }
+  const int64_t end =
+      flush_every_ == kNever ? kNever : (num_backward_ / flush_every_ + 1) * flush_every_;
   const bool goes_forward = num_forward_ < end && num_in_flight() <= lead_;
-  check(goes_forward || num_in_flight() > 0,
-        "a program that drains ends when nothing is in flight");
   return goes_forward ? Action{Action::Kind::forward, num_forward_}
                       : Action{Action::Kind::backward, num_backward_};
 }
@@ -25,13 +21,7 @@ Action Program::advance(Action::Kind kind) {
         "a pass is one that can be made");
   const Action action{kind, is_forward ? num_forward_ : num_backward_};
   ++(is_forward ? num_forward_ : num_backward_);
-  if (num_in_flight() == 0 && num_forward_ == limit_) limit_ = kNever;
   return action;
-}
-
-void Program::drain_to(int64_t num_forward) {
-  check(num_forward >= num_forward_, "a program drains what has gone forward, and more");
-  if (num_forward > num_backward_) limit_ = num_forward;
 }
 
 void Program::seek(int64_t num_forward, int64_t num_backward) {
@@ -39,7 +29,6 @@ void Program::seek(int64_t num_forward, int64_t num_backward) {
         "a program is somewhere in its row");
   num_forward_ = num_forward;
   num_backward_ = num_backward;
-  limit_ = kNever;
 }
 
 int64_t Schedule::lead(int stage) const {

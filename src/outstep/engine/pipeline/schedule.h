@@ -52,9 +52,6 @@ class Program {
   // Makes a pass of this kind, whatever the row says.
   Action advance(Action::Kind kind);
   int64_t num_in_flight() const { return num_forward_ - num_backward_; }
-  // Forward passes up to so many in all, then backward until nothing is in flight; then it goes on
-  // as from the start.
-  void drain_to(int64_t num_forward);
 
   // Passes made in all; a program is what it was if these are put back.
   int64_t num_forward() const { return num_forward_; }
@@ -64,7 +61,6 @@ class Program {
  private:
   int64_t lead_;
   int64_t flush_every_;
-  int64_t limit_ = kNever;  // forward passes in all, while it drains
   int64_t num_forward_ = 0;
   int64_t num_backward_ = 0;
 };
@@ -81,8 +77,9 @@ struct Schedule {
   Program program(int stage) const { return {most_in_flight(stage) - 1, flush_every}; }
   // Micro-batches between their two passes at a stage.
   int64_t most_in_flight(int stage) const;
-  // Ticks between a micro-batch's forward and backward pass at a stage: 2 (J - j), the paper's j
-  // from 1. 0 without ticks, where no update comes between.
+  // Backward passes between a micro-batch's two passes at a stage: updates, with one micro-batch an
+  // update. In ticks 2 (J - j), the paper's j from 1; of stages that run freely at most so many; 0
+  // where a schedule flushes before an update.
   int64_t delay(int stage) const;
 };
 

@@ -53,17 +53,19 @@ TEST(Schedule, TicksNeverFlush) {
   EXPECT_EQ(schedule.delay(2), 0);
 }
 
-TEST(Program, DrainsAndBeginsAnew) {
-  Program program = Schedule{.order = Order::ticks, .num_stages = 2}.program(0);
-  EXPECT_EQ(row(program, 5), "F0 F1 F2 B0 F3");
-  for (int i = 0; i < 5; ++i) program.next();
-  program.drain_to(4);
-  EXPECT_EQ(row(program, 5), "B1 B2 B3 F4 F5");
-  for (int i = 0; i < 3; ++i) program.next();
-  Program last = Schedule{.order = Order::ticks, .num_stages = 2}.program(1);
-  for (int i = 0; i < 4; ++i) last.next();
-  last.drain_to(4);  // as far as the stage before has gone
-  EXPECT_EQ(row(last, 6), "F2 B2 F3 B3 F4 B4");
+TEST(Schedule, TicksThatFlushBeginAnew) {
+  const Schedule schedule{.order = Order::ticks, .num_stages = 2, .flush_every = 4};
+  EXPECT_EQ(row(schedule.program(0), 10), "F0 F1 F2 B0 F3 B1 B2 B3 F4 F5");
+  EXPECT_EQ(row(schedule.program(1), 10), "F0 B0 F1 B1 F2 B2 F3 B3 F4 B4");
+}
+
+TEST(Schedule, CreditsBoundTheDelayOfStagesThatRunFreely) {
+  for (const int64_t credits : {1, 3, 9}) {
+    const Schedule schedule{.order = Order::ticks, .num_stages = 3, .credits = credits};
+    EXPECT_EQ(schedule.delay(0), credits - 1);
+    EXPECT_EQ(schedule.delay(1), credits - 1);
+    EXPECT_EQ(schedule.delay(2), 0);
+  }
 }
 
 TEST(Program, GoesOnWhereItStood) {

@@ -90,21 +90,6 @@ TEST(Pipeline, Spec3KeepsAsManyInputsAsTheSpecificationSays) {
   });
 }
 
-TEST(Pipeline, DrainsTogetherAndGoesOn) {
-  const Setting setting{.cut = {2, 2, 3}, .steps = 3};
-  comm::run_local_ranks(3, [&](comm::Group& group) {
-    StageRank rank(setting, group);
-    EXPECT_EQ(rank.engine.drain().micro_batches, 0);  // nothing has begun
-    for (int s = 0; s < 3; ++s) rank.step();
-    rank.params.zero_gradients();
-    EXPECT_EQ(rank.engine.drain().micro_batches, 4) << "stage " << group.rank();
-    EXPECT_EQ(rank.engine.stage().num_kept(), 0);
-    EXPECT_EQ(rank.engine.drain().micro_batches, 4);  // it fills for that
-    for (int s = 0; s < 3; ++s) EXPECT_EQ(rank.step().micro_batches, 1);
-    rank.engine.pause();
-  });
-}
-
 // What the neighbour of a stage sees of it.
 TEST(Pipeline, AStageThatFailsEndsItsNeighboursByName) {
   const Setting setting{.cut = {2, 2, 3}};
