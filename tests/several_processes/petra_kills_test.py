@@ -3,6 +3,7 @@ who it was, in time, and resuming reaches the model of a run that nobody harmed.
 itself."""
 
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -53,6 +54,10 @@ STRIKES = {
 }
 
 
+# Nothing of the message, or only its beginning: it may have been under way.
+SILENT = "(nothing came|did not answer)"
+
+
 class Struck(InTemporaryFolder):
     _whole = None  # (losses, model hash) of the run that nobody harmed
     waits = []     # (seconds from the strike to the other stage's end, which)
@@ -60,7 +65,7 @@ class Struck(InTemporaryFolder):
     @classmethod
     def tearDownClass(cls):
         if cls.waits:
-            print(f"{cls.__name__}: {len(cls.waits)} strikes; the longest time to the other stage's end was "
+            print(f"{cls.__name__}: {len(cls.waits)} strikes; the longest time to another stage's end was "
                   "{:.3f} s ({})".format(*max(cls.waits)), file=sys.stderr)
 
     def setUp(self):
@@ -73,10 +78,10 @@ class Struck(InTemporaryFolder):
             Struck._whole = (losses(self.folder / "whole"), model_hash(self.folder / "whole"))
         return Struck._whole
 
-    def ranks(self, victim, what, micro_batch, run, number):
+    def ranks(self, victim, what, micro_batch, run, number, world_size=2):
         command = [PEER, self.recipe, self.folder / run, "--victim", victim, "--what", what, "--micro-batch", micro_batch,
                    "--signal", int(number)]
-        return support.Ranks(command, world_size=2, deadline=60)
+        return support.Ranks(command, world_size=world_size, deadline=60)
 
     def assert_names(self, other, victim):
         """By stage and rank, where it waited for the stage; by rank, where it waited for anything else."""
@@ -109,7 +114,8 @@ class Kills(Struck):
 
 
 class StandStill(Struck):
-    """SIGSTOP, of a full pipeline: the other stage waits for its deadline, and names stage and micro-batch."""
+    """SIGSTOP, of a full pipeline: the other stage waits for its deadline, and names the stage and, of gradients, the
+    micro-batch."""
 
     waits = []
 
@@ -125,11 +131,37 @@ class StandStill(Struck):
                     ranks.kill(victim)
                     results = ranks.wait()
                 self.assert_names(results[1 - victim], victim)
-                self.assertRegex(results[1 - victim].stderr, rf"stage {victim} \(rank {victim}")
+                awaited = "activations" if victim == 0 else r"gradients of micro-batch \d+"
+                self.assertRegex(results[1 - victim].stderr, rf"waiting for {awaited} from stage {victim} \(rank {victim} .*{SILENT}")
                 process = ranks._processes[1 - victim]
                 self.waits.append((process.begin + process.seconds - begin, run))
                 self.assertLess(self.waits[-1][0], DEADLINE_SECONDS + 2)
                 self.assert_resumes_to_the_same(run)
+
+    def test_of_three_stages_a_neighbour_notices_first(self):
+        """The third stage waits for a healthy one, and leaves it the time to say who it is that stands still."""
+        self.recipe = self.write("three.toml", RECIPE.replace("stages = 2", "stages = 3").replace("[3, 3]", "[2, 2, 2]"))
+        for victim, (what, micro_batch) in {0: ("activations", 13), 1: ("gradients", 12), 2: ("gradients", 11)}.items():
+            with self.subTest(victim=victim):
+                run = f"third-stopped-{victim}"
+                others = [rank for rank in range(3) if rank != victim]
+                with self.ranks(victim, what, micro_batch, run, signal.SIGSTOP, world_size=3) as ranks:
+                    ranks.wait_for_line("struck", rank=victim)
+                    begin = time.monotonic()
+                    while any(ranks._processes[rank].seconds is None for rank in others) and time.monotonic() < begin + 30:
+                        time.sleep(0.01)
+                    ranks.kill(victim)
+                    results = ranks.wait()
+                said = [results[rank].stderr for rank in others]
+                noticed = [text for text in said if re.search(SILENT, text)]
+                self.assertGreater(len(noticed), 0, said)
+                for text in noticed:
+                    self.assertRegex(text, rf"(?m)^communication error: waiting for .* from stage {victim} \(rank {victim} ")
+                for rank in others:
+                    self.assertEqual(results[rank].exit_code, 4, results[rank])
+                    process = ranks._processes[rank]
+                    self.waits.append((process.begin + process.seconds - begin, run))
+                    self.assertLess(self.waits[-1][0], 2 * DEADLINE_SECONDS + 2)
 
 
 if __name__ == "__main__":

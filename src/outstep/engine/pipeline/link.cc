@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
 
@@ -54,7 +52,9 @@ Link::Link(comm::Group& group, const Options& options)
     : group_(group),
       options_(options),
       peer_(group.rank() + (options.towards == Towards::next ? 1 : -1)),
-      patience_(group.deadline() * std::max(group.size() - 1, 1)),
+      patience_(group.deadline() * (options.towards == Towards::next
+                                        ? group.size() - 1 - group.rank()
+                                        : group.rank())),
       entry_(options.towards == Towards::next ? "link.next" : "link.previous"),
       worker_(std::make_unique<SerialWorker>(fmt::format("pipe-from-{}", peer_))) {
   check(peer_ >= 0 && peer_ < group.size(), "a link has a stage at its other end");
@@ -80,8 +80,8 @@ std::string Link::stage_text() const {
 }
 
 CommError Link::sending_failed(const Message& message, const CommError& why) const {
-  return CommError("sending {} of micro-batch {} to {}: {}", describe(message.kind),
-                   message.micro_batch, stage_text(), why.what());
+  return CommError("sending {} to {}: {}", text_of(message.kind, message.micro_batch), stage_text(),
+                   why.what());
 }
 
 void Link::send(const Message& message) {
@@ -133,31 +133,21 @@ void Link::forget_what_is_sent() {
   for (; num_arrived > 0; --num_arrived) forget_oldest();
 }
 
-Message Link::receive(Message::Kind kind) {
+Message Link::receive(Message::Kind kind, std::optional<int64_t> micro_batch) {
   forget_what_is_sent();
-  const std::string what = describe(kind);
   Message message;
   if (arrived_.empty() || is_aside(kind)) {  // which overtakes what a pause has taken in
-    message = take(what);
+    message = take(text_of(kind, micro_batch));
   } else {
     message = std::move(arrived_.front());
     arrived_.pop_front();
   }
-  if (message.kind != kind) {
-    throw CommError("{} sent {} of micro-batch {} where {} are due: the stages have lost step",
-                    stage_text(), describe(message.kind), message.micro_batch, what);
+  if (message.kind != kind || message.micro_batch != micro_batch.value_or(message.micro_batch)) {
+    throw CommError("{} sent {} where {} are due: the stages have lost step", stage_text(),
+                    text_of(message.kind, message.micro_batch), text_of(kind, micro_batch));
   }
   // Evaluation ends with a last message that none follows, so nothing waits for one there.
   if (arrived_.empty() && !is_aside(kind)) begin_receiving();
-  return message;
-}
-
-Message Link::receive(Message::Kind kind, int64_t micro_batch) {
-  Message message = receive(kind);
-  if (message.micro_batch != micro_batch) {
-    throw CommError("{} sent {} of micro-batch {} where those of {} are due", stage_text(),
-                    describe(kind), message.micro_batch, micro_batch);
-  }
   return message;
 }
 

@@ -27,9 +27,12 @@ enum class Towards { previous, next };
 //   Message message = link.receive(Message::Kind::gradients, 17);
 //
 // Messages arrive in the order in which they were sent. While a stage computes, the next message is
-// already received, on a thread of the link's own ("pipe-from-1"). What this stage waits for may
-// take the group's deadline, times the stages that it may have to pass through; that counts from
-// when this stage waits.
+// already received, on a thread of the link's own ("pipe-from-1").
+//
+// The neighbour may itself wait for the stage beyond it, but never for what this stage has not
+// sent. So a stage waits the group's deadline for each stage that lies in that direction, from when
+// it begins to wait: of the stages that wait for a silent one its neighbour loses patience first,
+// and names it.
 //
 // Ownership: tensors handed to send must not be written any more; those received belong to the
 // caller. One thread calls it; the group is used from that and the link's own.
@@ -46,11 +49,10 @@ class Link : public io::Stateful {
   ~Link() override;
 
   void send(const Message& message);
-  // The next message, which must be of that kind and micro-batch. Throws CommError naming stage and
-  // micro-batch: the neighbour failed, or is silent, or sent another.
-  Message receive(Message::Kind kind, int64_t micro_batch);
-  // The next message whatever its micro-batch, which the receiver then learns from it.
-  Message receive(Message::Kind kind);
+  // The next message, which must be of that kind and micro-batch; nothing said: of any, which the
+  // receiver then learns from it. Throws CommError naming stage and, if said, micro-batch: the
+  // neighbour failed, or is silent, or sent another.
+  Message receive(Message::Kind kind, std::optional<int64_t> micro_batch = std::nullopt);
 
   // Whether receive would not wait: a message is there, or the neighbour has failed. Never blocks.
   bool is_ready();

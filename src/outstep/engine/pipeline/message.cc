@@ -1,5 +1,7 @@
 #include "outstep/engine/pipeline/message.h"
 
+#include <fmt/format.h>
+
 #include "outstep/base/errors.h"
 
 namespace outstep::engine {
@@ -135,6 +137,11 @@ const char* describe(Message::Kind kind) {
       return "mark";
   }
   return "";
+}
+
+std::string text_of(Message::Kind kind, std::optional<int64_t> micro_batch) {
+  return micro_batch ? fmt::format("{} of micro-batch {}", describe(kind), *micro_batch)
+                     : describe(kind);
 }
 
 }  // namespace outstep::engine

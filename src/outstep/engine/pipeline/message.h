@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,8 @@ Message message_of(const at::Tensor& header, at::Device device, const std::strin
 
 // "activations", as errors say it.
 const char* describe(Message::Kind kind);
+// The same, or "gradients of micro-batch 17" where it is known which.
+std::string text_of(Message::Kind kind, std::optional<int64_t> micro_batch = std::nullopt);
 // Whether it is not part of training, and overtakes what is.
 constexpr bool is_aside(Message::Kind kind) {
   return kind == Message::Kind::evaluation || kind == Message::Kind::exact;

@@ -164,9 +164,14 @@ Action::Kind PipelineEngine::first_to_come() {
   if (!can_go_back() && !can_go_forward()) {
     const auto begin = Clock::now();
     const trace::Span span(options_.tracer, trace::Track::compute, "wait");
-    if (!bell_.wait_for(next_->patience(), [&] { return can_go_back() || can_go_forward(); })) {
-      if (program_.num_in_flight() > 0) next_->give_up("gradients", begin);
-      previous_->give_up("activations", begin);
+    // With nothing in flight only activations can come.
+    const bool awaits_gradients = program_.num_in_flight() > 0;
+    Link& awaited = awaits_gradients ? *next_ : *previous_;
+    if (!bell_.wait_for(awaited.patience(), [&] { return can_go_back() || can_go_forward(); })) {
+      awaited.give_up(awaits_gradients
+                          ? text_of(Message::Kind::gradients, passing_.front().micro_batch)
+                          : text_of(Message::Kind::activations),
+                      begin);
     }
     idle_seconds_ += seconds_since(begin);
   }

@@ -10,6 +10,7 @@ namespace {
 
 using method::testing::MemoryCheckpoint;
 using ::testing::AnyOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using testing::Setting;
 using testing::StageRank;
@@ -111,8 +112,9 @@ TEST(Pipeline, AStageThatFailsEndsItsNeighboursByName) {
     });
   } catch (const std::exception&) {
   }
-  EXPECT_THAT(errors[0], AnyOf(HasSubstr("waiting for gradients from stage 1"),
-                               HasSubstr("to stage 1 (rank 1")));
+  EXPECT_THAT(errors[0],
+              AnyOf(ContainsRegex("waiting for gradients of micro-batch [0-9]+ from stage 1"),
+                    HasSubstr("to stage 1 (rank 1")));
   EXPECT_THAT(errors[2], AnyOf(HasSubstr("waiting for activations from stage 1"),
                                HasSubstr("to stage 1 (rank 1")));
 }
@@ -145,9 +147,27 @@ TEST_P(Silence, IsNamedWhenTheDeadlineHasPassed) {
         std::chrono::milliseconds(200));
   } catch (const CommError&) {
   }
-  EXPECT_THAT(text, HasSubstr("waiting for gradients from stage 1 (rank 1"));
+  EXPECT_THAT(text, HasSubstr("waiting for gradients of micro-batch 0 from stage 1 (rank 1"));
   EXPECT_THAT(text, HasSubstr("nothing came, "));
   EXPECT_THAT(text, HasSubstr(" s of 0.2 s"));
+}
+
+// Whoever waits for a silent stage loses patience after those between the two.
+TEST(Link, IsPatientWithAllStagesThatMayBeWaitedFor) {
+  comm::run_local_ranks(
+      4,
+      [](comm::Group& group) {
+        const auto patience = [&](Towards towards) {
+          return Link(group, {.towards = towards}).patience().count();
+        };
+        if (group.rank() < 3) {
+          EXPECT_EQ(patience(Towards::next), 700 * (3 - group.rank()));
+        }
+        if (group.rank() > 0) {
+          EXPECT_EQ(patience(Towards::previous), 700 * group.rank());
+        }
+      },
+      std::chrono::milliseconds(700));
 }
 
 // A hostile or foreign header is refused before anything of its size is allocated.
