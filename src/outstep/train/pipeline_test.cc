@@ -70,6 +70,21 @@ TEST_F(PipelineTest, SynchronousStagesAreOneProcessBitForBit) {
   }
 }
 
+// To evaluate, and to pause for a checkpoint.
+TEST_F(PipelineTest, WhatStagesSendBetweenStepsIsNoTrafficOfSteps) {
+  const Overrides overrides = with(of_images(), {"engine.name=petra"});
+  const auto bytes_sent = [&](const std::string& name, const Overrides& more) {
+    return testing::train_well({.toml = images(),
+                                .overrides = with(overrides, more),
+                                .folder = folder_.path() / name})
+        .bytes_sent;
+  };
+  const int64_t expected = bytes_sent("seldom", {"evaluation.every=0"});
+  EXPECT_GT(expected, 0);
+  EXPECT_EQ(bytes_sent("evaluates", {"evaluation.every=1"}), expected);
+  EXPECT_EQ(bytes_sent("saves", {"evaluation.every=0", "checkpoint.every=1"}), expected);
+}
+
 TEST_F(PipelineTest, Spec8RunsGoOnWhereTheyStoppedWithAFullPipeline) {
   for (const bool is_text : {false, true}) {
     for (const std::string mode : {"petra", "delayed", "pipedream", "dsp"}) {

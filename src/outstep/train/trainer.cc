@@ -314,6 +314,8 @@ void Trainer::look_up() {
   if (evaluates) evaluate_now();
   if (saves) save_now();
   if (!is_end(now_.progress)) assembly_.sync->resume();
+  // What stages waited and sent meanwhile is no part of a step.
+  assembly_.engine->take_report();
 }
 
 void Trainer::evaluate_now() {
