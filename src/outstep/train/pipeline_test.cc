@@ -252,6 +252,11 @@ TEST_F(PipelineTest, RefusesWhatMakesNoSense) {
               HasSubstr("cannot tell how large the graphs are"));
   EXPECT_THAT(error_of({"engine.name=petra", "engine.record_ticks=[3]"}),
               HasSubstr("engine.record_ticks needs a record_folder"));
+  EXPECT_THAT(
+      error_of({"mesh.stages=3", "engine.stages=[3, 4, 3]", "engine.name=petra", "train.steps=4",
+                "train.accumulation=2", "engine.record_ticks=[8, 9]", "engine.record_folder=here"}),
+      HasSubstr("tick 9 of engine.record_ticks will not come on all stages: in train.steps "
+                "= 4 of 2 micro-batches the last one is 8"));
 }
 
 // Replay: a trajectory in float64, written after named ticks, which another implementation is held
@@ -259,11 +264,11 @@ TEST_F(PipelineTest, RefusesWhatMakesNoSense) {
 TEST_F(PipelineTest, RecordsNamedTicksInFloat64) {
   const auto record = folder_.path() / "record";
   const Overrides overrides =
-      with(of_images(),
-           {"engine.name=petra", "engine.precision=fp64", "train.steps=8",
-            "engine.record_ticks=[0, 5, 7]", "engine.record_folder=\"" + record.string() + "\""});
+      with(of_images(), {"engine.name=petra", "engine.precision=fp64", "train.steps=8",
+                         "engine.record_ticks=[0, 5, 7, 8]",
+                         "engine.record_folder=\"" + record.string() + "\""});
   testing::train_well({.toml = images(), .overrides = overrides, .folder = folder_.path() / "run"});
-  for (const int tick : {0, 5, 7}) {
+  for (const int tick : {0, 5, 7, 8}) {  // 8 is the last one that all stages record
     for (const int stage : {0, 1, 2}) {
       if (tick + 1 < stage) continue;  // it had not begun
       const io::Safetensors file(record /
@@ -285,6 +290,7 @@ TEST_F(PipelineTest, RecordsNamedTicksInFloat64) {
   };
   EXPECT_FALSE(at::equal(weight(0), weight(5)));
   EXPECT_FALSE(at::equal(weight(5), weight(7)));
+  EXPECT_FALSE(at::equal(weight(7), weight(8)));
 }
 
 }  // namespace

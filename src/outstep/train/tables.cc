@@ -88,6 +88,20 @@ double moments_per_parameter(const Assembly& assembly) {
   return static_cast<double>(elements) / static_cast<double>(assembly.params->size());
 }
 
+// A stage records a tick as it begins the next one, and the last stage, in tick t with micro-batch
+// t - (J - 1), ends first.
+void require_ticks_to_come(const engine::PipelineOptions& options, const Recipe& recipe,
+                           const std::string& origin) {
+  const int64_t last = recipe.train.steps * recipe.train.accumulation + recipe.mesh.stages - 3;
+  for (const int64_t tick : options.record_ticks) {
+    if (tick <= last) continue;
+    throw ConfigError(
+        "{}: tick {} of engine.record_ticks will not come on all stages: in train.steps = {} of {} "
+        "micro-batches the last one is {}",
+        origin, tick, recipe.train.steps, recipe.train.accumulation, last);
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> engine_names() {
@@ -108,6 +122,7 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
   if (name != "backprop") {
     auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation,
                                                  assembly.mesh.stages);
+    require_ticks_to_come(options, recipe, section.origin("record_ticks"));
     options.seed = member_seed(recipe.train.seed, assembly.member_id());
     options.tracer = tracer;
     return std::make_unique<engine::PipelineEngine>(
