@@ -92,14 +92,6 @@ double Timeline::seconds() const {
   return end;
 }
 
-double Timeline::busy_seconds(int stage) const {
-  double total = 0;
-  for (const Pass& pass : passes) {
-    if (pass.stage == stage) total += pass.end - pass.begin;
-  }
-  return total;
-}
-
 double Timeline::seconds_per_micro_batch(int64_t from) const {
   double begin = 0, end = 0;
   int64_t last = 0;

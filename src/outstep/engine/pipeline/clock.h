@@ -28,7 +28,6 @@ struct Timeline {
   std::vector<Pass> passes;  // by stage, then in order
 
   double seconds() const;
-  double busy_seconds(int stage) const;
   // Between the end of the micro-batch `from` at the first stage and that of the last one: seconds
   // a micro-batch, and the share of time in which stages wait. from = 0: filling included.
   double seconds_per_micro_batch(int64_t from) const;

@@ -19,9 +19,9 @@ struct Message {
     mark,         // nothing more was on its way when this was sent
   };
   Kind kind = Kind::mark;
-  int64_t micro_batch = -1;  // data::Batch::index
-  int64_t num_samples = 0;
-  int64_t num_units = 0;
+  int64_t micro_batch = -1;   // data::Batch::index
+  int64_t num_samples = 0;    // of activations
+  int64_t num_units = 0;      // likewise
   nn::Streams streams = {};   // downwards x_j; upwards x̂_j, empty where it is of no use
   nn::Streams gradient = {};  // upwards δ_{j+1}, with respect to x_j
 

@@ -306,8 +306,6 @@ method::Contribution PipelineEngine::backward() {
   if (!is_first()) {
     previous_->send({.kind = Message::Kind::gradients,
                      .micro_batch = passing.micro_batch,
-                     .num_samples = passing.num_samples,
-                     .num_units = passing.num_units,
                      .streams = previous_wants_input_ ? returned.input : nn::Streams{},
                      .gradient = returned.gradient});
   }
