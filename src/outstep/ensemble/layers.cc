@@ -7,18 +7,33 @@
 namespace outstep::ensemble {
 namespace {
 
-// The layer of every parameter, those that are listed twice by their first place.
-std::map<const nn::Parameter*, int> number_parameters(const nn::Model& model) {
-  std::map<const nn::Parameter*, int> numbers;
+struct Place {
+  int layer = 0;
+  size_t block = 0;
+};
+
+// Of every parameter in the whole model, the first one of those that are listed twice.
+std::map<const nn::Parameter*, Place> places_of(const nn::Model& model) {
+  std::map<const nn::Parameter*, Place> places;
   int layer = -1;
-  for (const auto& block : model.blocks) {
-    for (const nn::Parameter* parameter : block->parameters()) {
-      if (numbers.contains(parameter)) continue;
+  for (size_t block = 0; block < model.blocks.size(); ++block) {
+    for (const nn::Parameter* parameter : model.blocks[block]->parameters()) {
+      if (places.contains(parameter)) continue;
       if (parameter->shape.size() >= 2 || layer < 0) ++layer;
-      numbers.emplace(parameter, layer);
+      places.emplace(parameter, Place{.layer = layer, .block = block});
     }
   }
-  return numbers;
+  return places;
+}
+
+// By shape: what other stages hold is not placed here.
+int64_t size_before(const std::map<const nn::Parameter*, Place>& places, int layer, size_t block) {
+  int64_t size = 0;
+  for (const auto& [parameter, place] : places) {
+    if (place.layer != layer || place.block >= block) continue;
+    size += c10::multiply_integers(parameter->shape);
+  }
+  return size;
 }
 
 }  // namespace
@@ -31,21 +46,24 @@ int64_t Layer::size() const {
 
 int count_layers(const nn::Model& model) {
   int count = 0;
-  for (const auto& [parameter, number] : number_parameters(model)) {
-    count = std::max(count, number + 1);
+  for (const auto& [parameter, place] : places_of(model)) {
+    count = std::max(count, place.layer + 1);
   }
   return count;
 }
 
 std::vector<Layer> layers_of(const nn::Model& model, const nn::FlatParams& params) {
-  const auto numbers = number_parameters(model);
+  const auto places = places_of(model);
   std::vector<Layer> layers;
   for (size_t i = 0; i < params.entries().size(); ++i) {
     const nn::Parameter* parameter = params.parameters()[i];
     const nn::FlatParams::Entry& entry = params.entries()[i];
     if (!parameter->tensor.requires_grad() || entry.numel == 0) continue;
-    const int number = numbers.at(parameter);
-    if (layers.empty() || layers.back().number != number) layers.push_back({.number = number});
+    const int number = places.at(parameter).layer;
+    if (layers.empty() || layers.back().number != number) {
+      layers.push_back(
+          {.number = number, .num_before = size_before(places, number, params.blocks().begin)});
+    }
     layers.back().pieces.push_back({entry.offset, entry.offset + entry.numel});
     layers.back().names.push_back(entry.name);
   }

@@ -16,8 +16,10 @@ struct Layer {
   int number = 0;                         // in the whole model, from the input
   std::vector<optim::Range> pieces = {};  // of the flat vector, in order, without padding
   std::vector<std::string> names = {};    // of the parameters, one a piece
+  // Elements of it that lie in blocks before those that the parameters are of, on other stages.
+  int64_t num_before = 0;
 
-  int64_t size() const;  // elements
+  int64_t size() const;  // elements here
 };
 
 // The layers of the whole model.

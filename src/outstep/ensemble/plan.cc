@@ -98,33 +98,28 @@ void draw_shift(CounterRng& rng, std::span<uint16_t> sources) {
   }
 }
 
-void take(Plan& plan, int64_t position, CounterRng& rng, const PlanOptions& options,
-          std::span<const Digits> batches) {
-  plan.positions.push_back(position);
-  const size_t begin = plan.sources.size();
-  plan.sources.resize(begin + static_cast<size_t>(plan.num_members));
-  const auto sources = std::span(plan.sources).subspan(begin);
-  if (options.is_cyclic) {
-    draw_shift(rng, sources);
-  } else {
-    draw_permutation(rng, batches, sources);
-  }
-}
-
 void plan_layer(Plan& plan, const Layer& layer, double p, const PlanOptions& options,
                 std::span<const Digits> batches) {
   CounterRng rng = rng_of(options, layer.number);
   const bool takes_all = p >= 1;
   const double scale = takes_all ? 0 : 1 / log_of_complement(p);
   const auto next_skip = [&] { return takes_all ? 0 : skip(rng, scale); };
-  const auto size = static_cast<double>(layer.size());
+  std::vector<uint16_t> sources(static_cast<size_t>(plan.num_members));
+  const auto size = static_cast<double>(layer.num_before + layer.size());
   auto piece = layer.pieces.begin();
-  int64_t before = 0;  // elements in pieces before this one
+  int64_t before = layer.num_before;  // elements before this piece
   // In double: a skip may be longer than any layer.
   for (double next = next_skip(); next < size; next += 1 + next_skip()) {
     const auto index = static_cast<int64_t>(next);
+    if (options.is_cyclic) {
+      draw_shift(rng, sources);
+    } else {
+      draw_permutation(rng, batches, sources);
+    }
+    if (index < layer.num_before) continue;  // an earlier stage's
     while (index - before >= piece->size()) before += (piece++)->size();
-    take(plan, piece->begin + index - before, rng, options, batches);
+    plan.positions.push_back(piece->begin + index - before);
+    plan.sources.insert(plan.sources.end(), sources.begin(), sources.end());
   }
 }
 

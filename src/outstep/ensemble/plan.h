@@ -39,8 +39,9 @@ struct PlanOptions {
 };
 
 // Takes each element of layer l by itself with probability probabilities[l], which is by the
-// layer's number, and draws a permutation for it. Time and memory go with what is taken, not with
-// what there is.
+// layer's number, and draws a permutation for it. Of a layer that begins on an earlier stage, what
+// that one takes is drawn and dropped: stages together take what one process does. Time and memory
+// go with what is taken, not with what there is.
 Plan make_plan(std::span<const Layer> layers, std::span<const double> probabilities,
                const PlanOptions& options);
 

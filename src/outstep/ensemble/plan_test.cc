@@ -71,6 +71,21 @@ TEST(Layers, OfAStageKeepTheirNumbers) {
   EXPECT_EQ(layers[1].number, 2);
 }
 
+// A vector in front of a weight belongs to the layer before, which a cut between the two splits.
+TEST(Layers, OfAStageKnowWhatLiesBeforeThem) {
+  ShapedModel model({{2, 2}, {3, 3}, {6}, {4}, {5, 5}});
+  const auto of_stage = [&](size_t begin) {
+    return layers_of(model, nn::FlatParams(model, 1, {.blocks = {.begin = begin}}));
+  };
+  const auto num_before = [&](size_t begin) { return of_stage(begin)[0].num_before; };
+  EXPECT_EQ(num_before(0), 0);
+  EXPECT_EQ(num_before(1), 0);
+  EXPECT_EQ(num_before(2), 9);
+  EXPECT_EQ(num_before(3), 9 + 6);
+  EXPECT_EQ(num_before(4), 0);
+  EXPECT_EQ(of_stage(2)[1].num_before, 0);
+}
+
 TEST(Layers, Spec6FrozenParametersAreNotThere) {
   ShapedModel model({{2, 2}, {3, 3}});
   nn::FlatParams params(model, 1);
@@ -210,6 +225,29 @@ TEST(Plan, LayersAreDrawnByThemselves) {
     EXPECT_TRUE(position < 500 || (position >= 512 && position < 700) ||
                 (position >= 704 && position < 900))
         << position;
+  }
+}
+
+// Stages plan their parts of a layer as one process plans all of it.
+TEST(Plan, APartOfALayerIsTheWholeLayersTail) {
+  for (const bool is_cyclic : {false, true}) {
+    for (const double p : {0.01, 0.3, 1.0}) {
+      const std::vector<double> probabilities = {p, p};
+      const PlanOptions options{.step = 7, .num_members = 30, .is_cyclic = is_cyclic};
+      const std::vector<Layer> all = {{.number = 1, .pieces = {{0, 300}, {304, 500}, {512, 700}}}};
+      const std::vector<Layer> head = {{.number = 1, .pieces = {{0, 300}}}};
+      // A flat vector of its own, which begins at 304 of the whole one.
+      const std::vector<Layer> tail = {
+          {.number = 1, .pieces = {{0, 196}, {208, 396}}, .num_before = 300}};
+      const Plan whole = make_plan(all, probabilities, options);
+      Plan joined = make_plan(head, probabilities, options);
+      const Plan second = make_plan(tail, probabilities, options);
+      EXPECT_GT(second.size(), 0);
+      for (const int64_t position : second.positions) joined.positions.push_back(304 + position);
+      joined.sources.insert(joined.sources.end(), second.sources.begin(), second.sources.end());
+      EXPECT_EQ(joined.positions, whole.positions) << p;
+      EXPECT_EQ(joined.sources, whole.sources) << p;
+    }
   }
 }
 

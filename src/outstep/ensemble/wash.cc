@@ -34,7 +34,8 @@ uint64_t hash_layout(const Parts& parts, const WashOptions& options,
                                  options.timing.stop_step, options.fades ? -options.p : options.p);
   text += c10::toString(parts.params.values().scalar_type());
   for (const Layer& layer : layers) {
-    text += fmt::format("\n{} {:a}:", layer.number, factors[static_cast<size_t>(layer.number)]);
+    text += fmt::format("\n{} {} {:a}:", layer.number, layer.num_before,
+                        factors[static_cast<size_t>(layer.number)]);
     for (size_t i = 0; i < layer.pieces.size(); ++i) {
       text += fmt::format(" {} {} {}", layer.names[i], layer.pieces[i].begin, layer.pieces[i].end);
     }

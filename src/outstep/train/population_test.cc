@@ -213,6 +213,19 @@ TEST_F(PopulationTest, StagesShuffleLikeOneProcess) {
   EXPECT_TRUE(at::equal(average("whole"), average("staged")));
 }
 
+// Blocks that begin with a norm, which belongs to the last layer of the stage before.
+TEST_F(PopulationTest, ACutThroughALayerShufflesLikeOneProcess) {
+  const Overrides wash = {
+      "mesh.members=2",    "ensemble.name=wash", "ensemble.p=0.5", "ensemble.depth=constant",
+      "model.name=revgpt", "train.clip_norm=0"};  // a norm over stages is another sum
+  train(text(), wash, "whole");
+  train(text(), with(wash, {"mesh.stages=2", "engine.stages=[3, 3]", "engine.name=gpipe"}),
+        "staged");
+  for (int member = 0; member < 2; ++member) {
+    EXPECT_TRUE(member_bytes("whole", 2, member) == member_bytes("staged", 2, member)) << member;
+  }
+}
+
 TEST_F(PopulationTest, TheEndIsMembersEnsembleAverageAndSoup) {
   const Overrides population = {"mesh.members=3", "ensemble.name=wash", "ensemble.p=0.1"};
   const Summary summary = train(images(), population, "run");
