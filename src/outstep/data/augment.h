@@ -7,7 +7,7 @@
 #include "outstep/data/batch.h"
 
 // What training may do to images beside crop and flip, by the rules of timm and torchvision, which
-// PAPA's and WASH's experiments use. All of it is a function of keys.
+// PAPA's experiments use. All of it is a function of keys.
 
 namespace outstep::data {
 

@@ -15,7 +15,7 @@ struct Regularization {
   bool operator==(const Regularization&) const = default;
 };
 
-// Of the members of a heterogeneous population, as PAPA and WASH have it: the 81 combinations of
+// Of the members of a heterogeneous population, as PAPA has it: the 81 combinations of
 // mixup {0, 0.5, 1}, label smoothing {0, 0.05, 0.1}, CutMix {0, 0.5, 1} and random erasing {0,
 // 0.15, 0.35}, shuffled by the run's seed; members take the first ones, so that more of them change
 // nothing for those before. Throws ConfigError for more members than combinations.
