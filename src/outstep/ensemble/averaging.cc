@@ -102,29 +102,35 @@ void Averaging::pull_to_mean(double strength, const method::MixContext& context)
 }
 
 // Models travel from member to member piece by piece, which bounds both memory and the silence
-// between two messages; of each piece receives come first, and it goes to as many as want it.
+// between two messages; of each piece a copy goes to as many as want it.
 void Averaging::average_by_two(const Partners& partners, const method::MixContext& context) {
   comm::Group& group = parts_.group;
   const int own = group.rank();
   const auto [first, second] = partners[static_cast<size_t>(own)];
-  const comm::CallOptions options{.tag = kModels, .what = "a member", .step = context.step};
+  // How many copies of another's model a member takes.
+  const auto copies = [&](int to, int from) {
+    const auto& [one, other] = partners[static_cast<size_t>(to)];
+    return to != from && (one == from || other == from) ? 1 : 0;
+  };
   for (const at::Tensor& piece : parts_.params.values().split(kPieceElements)) {
-    std::vector<comm::Work> works;
-    const auto bring = [&](int member) {
-      if (member == own) return piece.clone();
-      const at::Tensor theirs = at::empty_like(piece);
-      works.push_back(group.recv(theirs, member, options));
-      return theirs;
-    };
-    const at::Tensor a = bring(first);
-    const at::Tensor b = second == first ? a : bring(second);
+    comm::Splits splits;
+    int64_t num_sent = 0, num_received = 0;  // copies
     for (int n = 0; n < group.size(); ++n) {
-      const auto& [one, other] = partners[static_cast<size_t>(n)];
-      if (n != own && (one == own || other == own)) works.push_back(group.send(piece, n, options));
+      splits.sent.push_back(copies(n, own) * piece.numel());
+      splits.received.push_back(copies(own, n) * piece.numel());
+      num_sent += copies(n, own);
+      num_received += copies(own, n);
     }
-    for (comm::Work& work : works) work.wait();
+    const at::Tensor received = at::empty({num_received * piece.numel()}, piece.options());
+    group.all_to_all(piece.repeat({num_sent}), received, splits,
+                     {.tag = kModels, .what = "a member", .step = context.step});
+    if (first == second) continue;  // goes on alone
+    const std::vector<at::Tensor> theirs = received.split_with_sizes(splits.received);
+    const auto model = [&](int member) {
+      return member == own ? piece : theirs[static_cast<size_t>(member)];
+    };
     // A sum of two has the same bits in either order: both of a pair get the same.
-    if (second != first) piece.copy_(a.add(b).mul_(0.5));
+    piece.copy_(model(first).add(model(second)).mul_(0.5));
   }
 }
 
