@@ -1,11 +1,21 @@
 #include "outstep/ensemble/soup.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "outstep/base/errors.h"
 
 namespace outstep::ensemble {
+namespace {
+
+// NaN has no place in an order.
+double ranked(double score) {
+  return std::isnan(score) ? -std::numeric_limits<double>::infinity() : score;
+}
+
+}  // namespace
 
 SoupOptions SoupOptions::read(io::Section& section) {
   SoupOptions options;
@@ -41,13 +51,13 @@ GreedySoup greedy_soup(std::span<const double> scores,
   std::vector<int> order(scores.size());
   std::iota(order.begin(), order.end(), 0);
   std::ranges::stable_sort(order, std::ranges::greater(),
-                           [&](int member) { return scores[static_cast<size_t>(member)]; });
+                           [&](int member) { return ranked(scores[static_cast<size_t>(member)]); });
   GreedySoup soup{.ingredients = {order.front()},
-                  .score = scores[static_cast<size_t>(order.front())]};
+                  .score = ranked(scores[static_cast<size_t>(order.front())])};
   for (size_t i = 1; i < order.size(); ++i) {
     std::vector<int> more = soup.ingredients;
     more.push_back(order[i]);
-    const double score = score_of(more);
+    const double score = ranked(score_of(more));
     if (score > soup.score) soup = {.ingredients = std::move(more), .score = score};
   }
   return soup;

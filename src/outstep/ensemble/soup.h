@@ -32,8 +32,9 @@ struct SoupOptions {
 void make_soup(comm::Group& members, const at::Tensor& values, std::span<const int64_t> parts);
 
 // The greedy recipe: from the best member on, in the order of their scores, one more is taken if
-// that makes the soup's score rise. score_of is asked for soups of two or more. Returns the
-// ingredients, best first. Where all ranks have the same scores, they get the same soup.
+// that makes the soup's score rise. score_of is asked for soups of two or more. A score that is no
+// number, of a model that has diverged, is the worst. Returns the ingredients, best first. Where
+// all ranks have the same scores, they get the same soup.
 struct GreedySoup {
   std::vector<int> ingredients;
   double score = 0;

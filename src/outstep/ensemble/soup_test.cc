@@ -43,5 +43,18 @@ TEST(GreedySoup, KeepsTheBestAloneWhereNothingHelps) {
   EXPECT_EQ(greedy_soup(std::vector<double>{0.9, 0.9}, as_good).ingredients, std::vector<int>{0});
 }
 
+// A member that has diverged comes last wherever it stands, and spoils no soup.
+TEST(GreedySoup, TakesWhatIsNoNumberForTheWorst) {
+  const auto score_of = [](std::span<const int> ingredients) {
+    const bool has_diverged =
+        std::ranges::count(ingredients, 0) + std::ranges::count(ingredients, 3);
+    return has_diverged ? NAN : -1.0 / static_cast<double>(ingredients.size());
+  };
+  const GreedySoup soup = greedy_soup(std::vector<double>{NAN, -2, -1, NAN, -3}, score_of);
+  EXPECT_EQ(soup.ingredients, (std::vector<int>{2, 1, 4}));
+  EXPECT_EQ(soup.score, -1.0 / 3);
+  EXPECT_EQ(greedy_soup(std::vector<double>{NAN, NAN}, score_of).ingredients, std::vector<int>{0});
+}
+
 }  // namespace
 }  // namespace outstep::ensemble
