@@ -32,7 +32,7 @@ struct Plan {
 
 struct PlanOptions {
   uint64_t seed = 1;
-  int64_t step = 0;
+  int64_t step = 0;  // below 2^32
   int num_members = 1;
   // One random shift a position in place of a permutation: n takes from n + shift.
   bool is_cyclic = false;

@@ -16,6 +16,7 @@ namespace outstep::ensemble {
 namespace {
 
 constexpr comm::Tag kValues = 1;
+constexpr int64_t kStepsEnd = int64_t{1} << 32;  // a plan's
 
 Depth read_depth(io::Section& section) {
   const std::string name = section.text(
@@ -232,24 +233,30 @@ void Wash::load(io::StateReader& reader) {
     return;
   }
   const at::Tensor lr_share = reader.shared("wash.lr_share");
-  if (lr_share.numel() != 1 || !lr_share.is_floating_point()) {
-    throw DataError("the shuffle on its way has a learning rate that is no number");
+  const int64_t step = reader.shared_int("wash.step");
+  // A share beyond 1 would make a plan of more than this recipe ever shuffles.
+  if (step < 0 || step >= kStepsEnd || lr_share.numel() != 1 || !lr_share.is_floating_point() ||
+      !(lr_share.item<double>() >= 0 && lr_share.item<double>() <= 1)) {
+    throw DataError(
+        "the shuffle on its way has a step or a share of the learning rate that cannot be");
   }
-  const method::MixContext context{.step = reader.shared_int("wash.step"),
-                                   .lr_share = lr_share.item<double>()};
-  const at::Tensor difference = reader.shared("wash.difference").to(params_.values().device());
-  const Plan plan = this->plan(context);
-  pending_.emplace(Pending{.context = context,
-                           .shuffle = Shuffle(plan, group_.rank(), lanes({})),
-                           .packed = {},
-                           .difference = difference.clone()});
-  if (reader.shared_int("wash.plan") != static_cast<int64_t>(plan.hash()) ||
-      difference.dim() != 1 || difference.scalar_type() != params_.values().scalar_type() ||
-      difference.numel() != pending_->shuffle.num_moved()) {
+  const method::MixContext context{.step = step, .lr_share = lr_share.item<double>()};
+  const auto require = [](bool is_this_plan) {
+    if (is_this_plan) return;
     throw DataError(
         "the shuffle on its way is of another plan than this recipe's; go on with the [ensemble] "
         "and seed that the run was saved with");
-  }
+  };
+  const Plan plan = this->plan(context);
+  require(reader.shared_int("wash.plan") == static_cast<int64_t>(plan.hash()));
+  Shuffle shuffle(plan, group_.rank(), lanes({}));
+  const at::Tensor difference = reader.shared("wash.difference").to(params_.values().device());
+  require(difference.dim() == 1 && difference.scalar_type() == params_.values().scalar_type() &&
+          difference.numel() == shuffle.num_moved());
+  pending_.emplace(Pending{.context = context,
+                           .shuffle = std::move(shuffle),
+                           .packed = {},
+                           .difference = difference.clone()});
 }
 
 }  // namespace outstep::ensemble

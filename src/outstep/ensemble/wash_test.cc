@@ -51,6 +51,27 @@ std::vector<at::Tensor> shuffled(int num_members, const WashOptions& options, in
   });
 }
 
+// What a hostile checkpoint may hold of a delayed shuffle among two.
+class ForgedWash : public io::Stateful {
+ public:
+  ForgedWash(double lr_share, int64_t plan, int64_t step)
+      : lr_share_(lr_share), plan_(plan), step_(step) {}
+  void save(io::StateWriter& writer) const override {
+    writer.shared("wash.is_pending", 1);
+    writer.shared("wash.num_members", 2);
+    writer.shared("wash.step", step_);
+    writer.shared("wash.lr_share", at::scalar_tensor(lr_share_, at::kDouble));
+    writer.shared("wash.plan", plan_);
+    writer.shared("wash.difference", at::zeros({1000}));
+  }
+  void load(io::StateReader& /*reader*/) override {}
+
+ private:
+  double lr_share_;
+  int64_t plan_;
+  int64_t step_;
+};
+
 class WashTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(WashTest, Spec1And2RanksDoWhatOneProcessDoesAndKeepEveryPositionsValues) {
@@ -260,6 +281,36 @@ TEST(WashDelayed, Spec3ResumesWithWhatIsOnItsWay) {
     resumed.values().copy_(saved);
     train(resumed, again, 4, 8);
     EXPECT_TRUE(at::equal(resumed.values(), straight.values()));
+  });
+}
+
+TEST(WashDelayed, RefusesAStateThatCannotBe) {
+  WashOptions options = with(0.001);
+  options.fades = options.is_delayed = true;
+  run_members(2, [&](comm::Group& group) {
+    Member member(group, some_shapes());
+    Wash wash(member.parts, options);
+    const auto error_with = [&](double lr_share, int64_t plan, int64_t step = 3) -> std::string {
+      method::testing::MemoryCheckpoint checkpoint;
+      checkpoint.save(0, ForgedWash(lr_share, plan, step));
+      try {
+        checkpoint.load(0, wash);
+      } catch (const DataError& error) {
+        return error.what();
+      }
+      return "no error";
+    };
+    for (const double lr_share : {1e9, 1.5, -0.5, -HUGE_VAL, std::nan("")}) {
+      EXPECT_THAT(error_with(lr_share, 0), HasSubstr("that cannot be")) << lr_share;
+    }
+    for (const int64_t step : {int64_t{-1}, int64_t{1} << 32, int64_t{1} << 62}) {
+      EXPECT_THAT(error_with(0.5, 0, step), HasSubstr("that cannot be")) << step;
+    }
+    EXPECT_THAT(error_with(0.5, 12345), HasSubstr("of another plan than this recipe's"));
+    const auto hash = static_cast<int64_t>(wash.plan({.step = 3, .lr_share = 0.5}).hash());
+    EXPECT_THAT(error_with(0.5, hash), HasSubstr("of another plan than this recipe's"));
+    // What was refused left nothing behind.
+    EXPECT_FALSE(wash.is_due({.step = 3, .lr_share = 0}));
   });
 }
 
