@@ -106,15 +106,25 @@ void Stream::load(io::StateReader& reader) {
   }
   const at::Tensor num_drawn = at::empty({num_replicas}, at::kLong);
   reader.slice("stream.num_drawn", num_drawn, 0, num_replicas);
-  if (first < 0 || num_drawn.min().item<int64_t>() < 0) {
+  const auto least = num_drawn.min().item<int64_t>(), most = num_drawn.max().item<int64_t>();
+  if (first < 0 || least < 0) {
     throw DataError("the checkpoint says that the data stream stands before its beginning");
+  }
+  // Micro-batches and epochs key random numbers, which have streams of 48 bits: half of these at
+  // most have been used.
+  const int64_t end = (int64_t{1} << 46) / options_.micro_batch;
+  if (first > end || most > end / num_replicas) {
+    throw DataError(
+        "the checkpoint says that the data stream has come to micro-batch {} and {} more of each "
+        "replica, which no run does",
+        first, most);
   }
   if (num_replicas == options_.num_replicas) {
     seek(num_drawn[options_.replica].item<int64_t>());
     first_ = first;
   } else {  // beyond what any replica has drawn
     seek(0);
-    first_ = first + num_drawn.max().item<int64_t>() * num_replicas;
+    first_ = first + most * num_replicas;
   }
 }
 

@@ -207,6 +207,21 @@ TEST(Stream, RefusesAStateThatCannotBe) {
   state.shared_["stream.num_replicas"] = int64_t{1} << 40;
   EXPECT_THAT(testing::data_error([&] { stream.load(state); }),
               ::testing::HasSubstr("1099511627776 replicas"));
+  constexpr int64_t kFar = int64_t{1} << 62;
+  for (const int64_t num_replicas : {1, 3}) {
+    state.shared_["stream.num_replicas"] = num_replicas;
+    for (const auto& [first, num_drawn] : {std::pair(kFar, int64_t{0}), {int64_t{0}, kFar}}) {
+      state.shared_["stream.first"] = first;
+      state.slices_["stream.num_drawn"] = at::full({num_replicas}, num_drawn, at::kLong);
+      EXPECT_THAT(testing::data_error([&] { stream.load(state); }),
+                  ::testing::HasSubstr("4611686018427387904"));
+    }
+  }
+  // As far as is allowed there is something to draw.
+  state.shared_ = {{"stream.first", (int64_t{1} << 46) / 16}, {"stream.num_replicas", 1}};
+  state.slices_["stream.num_drawn"] = at::full({1}, (int64_t{1} << 46) / 16, at::kLong);
+  stream.load(state);
+  EXPECT_EQ(stream.next().index, (int64_t{1} << 47) / 16);
 }
 
 TEST(Stream, RethrowsWhatItsThreadMet) {
