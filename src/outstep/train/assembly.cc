@@ -50,6 +50,17 @@ bool has_pipeline(Recipe& recipe) {
   return is_pipeline;
 }
 
+// What lies on a GPU travels over NCCL alone.
+void require_takes_device(const Recipe& recipe) {
+  if (recipe.train.device == "cpu" || recipe.comm.backend == "nccl" || recipe.mesh.size() == 1) {
+    return;
+  }
+  throw ConfigError(
+      "train.device = \"{}\": {} ranks cannot send each other what lies there over comm.backend = "
+      "\"{}\"; use comm.backend = \"nccl\", or train.device = \"cpu\"",
+      recipe.train.device, recipe.mesh.size(), recipe.comm.backend);
+}
+
 at::Device choose_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   if (!at::hasCUDA()) {
@@ -196,6 +207,7 @@ std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric) {
   const comm::Mesh& mesh = recipe.mesh;
   const int rank = fabric.world().rank;
   const bool is_pipeline = has_pipeline(recipe);
+  require_takes_device(recipe);
   require_world(mesh, fabric.world());
   auto assembly = std::make_unique<Assembly>();
   assembly->mesh = mesh;

@@ -96,6 +96,17 @@ TEST_F(AssemblyTest, AGpuThatIsNotThereIsAConfigError) {
                     HasSubstr("use \"cpu\"")));
 }
 
+TEST_F(AssemblyTest, RanksOnGpusNeedNccl) {
+  for (const char* mesh : {"mesh.replicas=2", "mesh.members=2"}) {
+    EXPECT_THAT(error_of({"train.device=cuda", mesh, "sync.name=ddp"}),
+                AllOf(StartsWith("config error: train.device = \"cuda\": 2 ranks"),
+                      HasSubstr("over comm.backend = \"gloo\""),
+                      HasSubstr("use comm.backend = \"nccl\", or train.device = \"cpu\"")));
+  }
+  EXPECT_THAT(error_of({"train.device=cuda", "mesh.stages=2", "engine.name=petra"}),
+              HasSubstr("stages send each other tensors on the CPU alone"));
+}
+
 TEST_F(AssemblyTest, AWorldOfAnotherSizeThanTheMeshIsRefused) {
   auto fabrics = comm::local_fabrics(2);
   Recipe recipe = read_recipe_text(text(), "test.toml", {"mesh.replicas=3", "sync.name=ddp"});
