@@ -27,7 +27,6 @@ constexpr std::string_view kPrefix = "step-";
 constexpr std::string_view kTemporary = ".step-";
 
 std::string folder_name(int64_t step) { return fmt::format("step-{:08}", step); }
-std::string state_name(int rank) { return fmt::format("state-{:05}.safetensors", rank); }
 
 fs::path checkpoints_of(const fs::path& run_folder) { return run_folder / "checkpoints"; }
 
@@ -83,18 +82,11 @@ void write_manifest(const fs::path& folder, const Position& position, const Asse
   manifest.step = position.step;
   manifest.progress = position.progress;
   manifest.mesh = assembly.mesh;
-  manifest.validation_loss = validation_loss;
-  const auto add = [&](const fs::path& path) {
-    manifest.files.push_back(describe_file(folder, path.lexically_relative(folder).string()));
-  };
   manifest.members = assembly.member_ids;
-  const int num_members = assembly.mesh.members;
-  for (const int member : assembly.member_ids) {
-    add(member_folder(folder, num_members, member) / "model.safetensors");
-    add(member_folder(folder, num_members, member) / "config.json");
+  manifest.validation_loss = validation_loss;
+  for (const std::string& name : manifest.file_names()) {
+    manifest.files.push_back(describe_file(folder, name));
   }
-  add(folder / "recipe.toml");
-  for (int rank = 0; rank < assembly.mesh.size(); ++rank) add(folder / state_name(rank));
   manifest.write(folder);
 }
 

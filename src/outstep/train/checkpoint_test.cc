@@ -12,6 +12,7 @@
 #include "outstep/base/errors.h"
 #include "outstep/io/files.h"
 #include "outstep/train/agree.h"
+#include "outstep/train/state_file.h"
 #include "outstep/train/test_world.h"
 #include "outstep/train/trainer.h"
 
@@ -244,6 +245,26 @@ TEST_F(CheckpointTest, ABrokenManifestIsRefused) {
                     fmt::format("\"members\": {}", members));
     EXPECT_THAT(error_with(strange), HasSubstr("manifest.json: not a manifest")) << members;
   }
+  // Of more ranks than it has files, also where their number is beyond any integer.
+  for (const char* size :
+       {"2000000000", "4294967297", "9223372036854775807", "3.5", "1e300", "0"}) {
+    std::string huge = good;
+    const size_t begin = huge.find("\"replicas\": 1");
+    ASSERT_NE(begin, std::string::npos);
+    huge.replace(begin, 13, fmt::format("\"replicas\": {}", size));
+    EXPECT_THAT(error_with(huge), HasSubstr("manifest.json: not a manifest")) << size;
+  }
+  nlohmann::ordered_json many = nlohmann::ordered_json::parse(good);
+  for (const char* axis : {"members", "replicas", "stages"}) many["mesh"][axis] = 1 << 30;
+  EXPECT_THAT(error_with(many.dump()), HasSubstr("its mesh cannot be"));
+  // A file that is not listed would be taken as it is.
+  for (size_t i = 0; i < 4; ++i) {
+    nlohmann::ordered_json shorter = nlohmann::ordered_json::parse(good);
+    ASSERT_EQ(shorter["files"].size(), 4);
+    const std::string name = shorter["files"][i]["name"];
+    shorter["files"][i]["name"] = "other.txt";
+    EXPECT_THAT(error_with(shorter.dump()), HasSubstr("it does not list " + name));
+  }
   // Older ones do not say who their members are.
   nlohmann::ordered_json silent = nlohmann::ordered_json::parse(good);
   silent.erase("members");
@@ -264,6 +285,42 @@ TEST_F(CheckpointTest, WhatTheOptimizerKeepsMustBeThere) {
                             .folder = run("sgd"),
                             .resume = true}),
               AllOf(StartsWith("data error: "), HasSubstr("no state \"sync/")));
+}
+
+TEST_F(CheckpointTest, AManifestOfAPopulationListsEachMembersModel) {
+  train_half("members", images(), {"mesh.members=2"}, 4);
+  const fs::path file = checkpoint("members", 4) / "manifest.json";
+  const auto good = nlohmann::ordered_json::parse(file_bytes(file));
+  ASSERT_EQ(good["files"].size(), 2 * 2 + 1 + 2);
+  for (size_t i = 0; i < good["files"].size(); ++i) {
+    nlohmann::ordered_json shorter = good;
+    shorter["files"].erase(i);
+    io::write_text_atomically(file, shorter.dump());
+    EXPECT_THAT(common_error({.toml = images(),
+                              .overrides = {"mesh.members=2"},
+                              .folder = run("members"),
+                              .resume = true}),
+                HasSubstr("it does not list " + good["files"][i]["name"].get<std::string>()));
+  }
+}
+
+// Numbers in a state's names that no sum of them must go beyond.
+TEST_F(CheckpointTest, ASliceBeyondAllNumbersIsRefused) {
+  const fs::path file = folder_.path() / "state.safetensors";
+  const auto error_with = [&](const std::string& begin) -> std::string {
+    io::write_safetensors(file, {{"slice:sync/momentum@" + begin, at::zeros({4})}},
+                          {{"total:sync/momentum", "4"}});
+    try {
+      StateFileReader({file}, 0);
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error_with("9223372036854775803"), "no error");
+  for (const char* begin : {"9223372036854775804", "9223372036854775807", "9223372036854775808"}) {
+    EXPECT_THAT(error_with(begin), HasSubstr("is not a slice of a flat vector")) << begin;
+  }
 }
 
 // A file that may not grow beyond a limit fails as on a full disk, without being root.

@@ -1,15 +1,19 @@
 #include "outstep/train/manifest.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <set>
 
 #include "outstep/base/errors.h"
 #include "outstep/base/hash.h"
 #include "outstep/base/text.h"
 #include "outstep/base/version.h"
 #include "outstep/io/files.h"
+#include "outstep/train/checkpoint.h"
 
 namespace outstep::train {
 namespace {
@@ -32,6 +36,35 @@ bool is_inside(const std::string& name) {
   return true;
 }
 
+int64_t whole_number(const Json& json, const char* name) {
+  const Json& value = json.at(name);
+  if (!value.is_number_integer()) throw DataError("its {} is {}", name, value.dump());
+  return value.get<int64_t>();
+}
+
+// Every rank has a file, so a mesh of more ranks is none. What is made of its size fits then.
+comm::Mesh parse_mesh(const Json& json, int64_t num_files) {
+  int64_t num_ranks = 1;
+  const auto axis = [&](const char* name) {
+    const int64_t size = whole_number(json, name);
+    if (size < 1 || size > num_files / num_ranks) {
+      throw DataError("its mesh cannot be {}: it has {} files", json.dump(), num_files);
+    }
+    num_ranks *= size;
+    return static_cast<int>(size);
+  };
+  return {.members = axis("members"), .replicas = axis("replicas"), .stages = axis("stages")};
+}
+
+// What is not listed would be used unverified.
+void require_files(const Manifest& manifest) {
+  std::set<std::string> listed;
+  for (const Manifest::File& file : manifest.files) listed.insert(file.name);
+  for (const std::string& name : manifest.file_names()) {
+    if (!listed.contains(name)) throw DataError("it does not list {}", name);
+  }
+}
+
 // Manifests that do not say have all members, counted from 0.
 std::vector<int> parse_members(const Json& json, int num_members) {
   std::vector<int> members(static_cast<size_t>(num_members));
@@ -48,36 +81,30 @@ std::vector<int> parse_members(const Json& json, int num_members) {
 
 Manifest parse(const Json& json) {
   if (json.at("format").get<std::string>() != kFormat) throw DataError("not of a checkpoint");
-  const auto version = json.at("version").get<int64_t>();
+  const int64_t version = whole_number(json, "version");
   if (version != kVersion) {
     throw DataError("of version {}, this program reads version {}", version, kVersion);
   }
   Manifest manifest;
-  manifest.step = json.at("step").get<int64_t>();
+  manifest.step = whole_number(json, "step");
   manifest.progress = json.at("progress").get<double>();
-  const Json& mesh = json.at("mesh");
-  manifest.mesh = {.members = mesh.at("members").get<int>(),
-                   .replicas = mesh.at("replicas").get<int>(),
-                   .stages = mesh.at("stages").get<int>()};
-  if (manifest.step < 0 || !(manifest.progress >= 0) || manifest.mesh.members < 1 ||
-      manifest.mesh.replicas < 1 || manifest.mesh.stages < 1) {
-    throw DataError("its step, progress or mesh cannot be");
+  if (manifest.step < 0 || !(manifest.progress >= 0)) {
+    throw DataError("its step or progress cannot be");
   }
   if (const Json& loss = json.at("validation_loss"); !loss.is_null()) {
     manifest.validation_loss = loss.get<double>();
   }
   for (const Json& file : json.at("files")) {
     manifest.files.push_back({.name = file.at("name").get<std::string>(),
-                              .num_bytes = file.at("bytes").get<int64_t>(),
+                              .num_bytes = whole_number(file, "bytes"),
                               .sha256 = file.at("sha256").get<std::string>()});
     if (!is_inside(manifest.files.back().name)) {
       throw DataError("\"{}\" is not the name of a file in it", manifest.files.back().name);
     }
   }
-  if (std::ssize(manifest.files) < manifest.mesh.members) {
-    throw DataError("{} members, but {} files", manifest.mesh.members, manifest.files.size());
-  }
+  manifest.mesh = parse_mesh(json.at("mesh"), std::ssize(manifest.files));
   manifest.members = parse_members(json, manifest.mesh.members);
+  require_files(manifest);
   return manifest;
 }
 
@@ -122,6 +149,18 @@ void Manifest::write(const fs::path& folder) const {
   io::write_text_atomically(folder / "manifest.json", json.dump(2) + "\n");
 }
 
+std::vector<std::string> Manifest::file_names() const {
+  std::vector<std::string> names;
+  for (const int member : members) {
+    const fs::path folder = member_folder({}, mesh.members, member);
+    names.push_back(folder / "model.safetensors");
+    names.push_back(folder / "config.json");
+  }
+  names.emplace_back("recipe.toml");
+  for (int rank = 0; rank < mesh.size(); ++rank) names.push_back(state_name(rank));
+  return names;
+}
+
 std::optional<int> Manifest::place_of_member(int id) const {
   const auto found = std::ranges::find(members, id);
   if (found == members.end()) return std::nullopt;
@@ -143,6 +182,8 @@ void Manifest::verify(const fs::path& folder, size_t first, size_t stride) const
     }
   }
 }
+
+std::string state_name(int rank) { return fmt::format("state-{:05}.safetensors", rank); }
 
 Manifest::File describe_file(const fs::path& folder, const std::string& name) {
   const fs::path path = folder / name;

@@ -26,12 +26,15 @@ struct Manifest {
   std::optional<double> validation_loss;
   std::vector<File> files;
 
-  // Throws DataError: missing, or not a manifest (says what is wrong with it).
+  // Throws DataError: missing, or not a manifest (says what is wrong with it), which is also one
+  // that leaves out a file that it must list.
   static Manifest read(const std::filesystem::path& folder);
   // The same of a checkpoint that was finished: throws DataError if it has no DONE.
   static Manifest read_complete(const std::filesystem::path& folder);
   void write(const std::filesystem::path& folder) const;
 
+  // What a checkpoint of this mesh and these members consists of, all of which files lists.
+  std::vector<std::string> file_names() const;
   // A member's place in the mesh that saved; none if it was not there.
   std::optional<int> place_of_member(int id) const;
 
@@ -40,6 +43,8 @@ struct Manifest {
   void verify(const std::filesystem::path& folder, size_t first = 0, size_t stride = 1) const;
 };
 
+// Of what a rank holds beside the model.
+std::string state_name(int rank);
 // Of a file as it lies on disk. name: in the checkpoint's folder.
 Manifest::File describe_file(const std::filesystem::path& folder, const std::string& name);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <optional>
 
 #include "outstep/base/errors.h"
@@ -79,7 +80,8 @@ void StateFileReader::index_slices(size_t file) {
     if (!entry.starts_with(kSlice)) continue;
     const size_t at = entry.rfind('@');
     const auto begin = parse_integer(std::string_view(entry).substr(at + 1));
-    if (at == std::string::npos || !begin || info.shape.size() != 1) {
+    if (at == std::string::npos || !begin || info.shape.size() != 1 ||
+        *begin > std::numeric_limits<int64_t>::max() - info.shape[0]) {
       throw DataError("{}: \"{}\" is not a slice of a flat vector", path, entry);
     }
     slices_[entry.substr(kSlice.size(), at - kSlice.size())].push_back(
