@@ -16,6 +16,7 @@ void recompute_statistics(const Recipe& recipe, Assembly& assembly) {
   options.num_replicas = num_members * num_replicas;
   options.prefetch = 0;
   data::Stream stream(assembly.data.train, options);
+  buffers.zero_();  // the first batch's replace them, and 0 · inf is none
   const int64_t num_batches =
       (assembly.soup.batches + options.num_replicas - 1) / options.num_replicas;
   for (int64_t k = 0; k < num_batches; ++k) {
@@ -52,12 +53,13 @@ method::Evaluation MemberSoups::evaluate(std::span<const int64_t> parts) {
   comm::Group& members = *assembly_.population_group;
   const at::Tensor& buffers = assembly_.params->buffers();
   ensemble::make_soup(members, assembly_.params->values(), parts);
-  ensemble::make_soup(members, buffers, parts);
-  // Replicas have the same weights, but running statistics of their own.
-  comm::average(*assembly_.control_group, buffers, {.what = "running statistics"});
-  if (assembly_.soup.statistics == ensemble::SoupOptions::Statistics::recompute &&
-      has_buffers(*assembly_.model)) {
+  if (!has_buffers(*assembly_.model)) return evaluate_shared(recipe_, assembly_);
+  if (assembly_.soup.statistics == ensemble::SoupOptions::Statistics::recompute) {
     recompute_statistics(recipe_, assembly_);
+  } else {
+    ensemble::make_soup(members, buffers, parts);
+    // Replicas have the same weights, but running statistics of their own.
+    comm::average(*assembly_.control_group, buffers, {.what = "running statistics"});
   }
   return evaluate_shared(recipe_, assembly_);
 }

@@ -13,6 +13,7 @@
 #include "outstep/io/safetensors.h"
 #include "outstep/train/checkpoint.h"
 #include "outstep/train/evaluation.h"
+#include "outstep/train/member_soups.h"
 #include "outstep/train/test_world.h"
 
 // Populations in whole runs: what mixes and what does not, with replicas and stages, stopped and
@@ -365,6 +366,27 @@ TEST_F(PopulationTest, RunningStatisticsOfTheAverageAreRecomputed) {
   const at::Tensor of_replicas =
       statistics("replicas", {"ensemble.batch_norm=average", "mesh.replicas=2", "sync.name=ddp"});
   EXPECT_TRUE(at::allclose(of_replicas, mean_of("replicas"), 1e-6, 1e-7));
+}
+
+// However far a member's own ones have gone astray.
+TEST_F(PopulationTest, RecomputedStatisticsForgetWhatWasThere) {
+  std::vector<at::Tensor> statistics;
+  for (const double before : {1.0, HUGE_VAL}) {
+    const auto outcomes =
+        testing::on_world({.toml = images(), .overrides = {"mesh.members=2"}, .folder = {}},
+                          [&](Recipe& recipe, Assembly& assembly) {
+                            const at::Tensor& buffers = assembly.params->buffers();
+                            if (assembly.place.member == 1) buffers.fill_(before);
+                            MemberSoups soups(recipe, assembly);
+                            const auto soup = soups.evaluate(std::vector<int64_t>{1, 1});
+                            EXPECT_TRUE(std::isfinite(soup.loss()));
+                            if (assembly.place.member == 0) statistics.push_back(buffers.clone());
+                            return Summary{};
+                          });
+    for (const auto& outcome : outcomes) EXPECT_EQ(outcome.error, "");
+  }
+  EXPECT_TRUE(at::isfinite(statistics[0]).all().item<bool>());
+  EXPECT_TRUE(at::equal(statistics[0], statistics[1]));
 }
 
 TEST_F(PopulationTest, AnotherNumberOfMembersIsRefused) {
