@@ -125,6 +125,16 @@ std::vector<method::Evaluation> gather_evaluations(const method::Evaluation& own
   return all;
 }
 
+int64_t evaluation_bytes_sent(const Assembly& assembly) {
+  int64_t sent = 0;
+  for (const comm::Group* group :
+       {assembly.world_group.get(), assembly.control_group.get(), assembly.member_group.get(),
+        assembly.stage_group.get(), assembly.population_group.get()}) {
+    if (group) sent += group->bytes_sent();
+  }
+  return sent;
+}
+
 double mean_loss(std::span<const method::Evaluation> members) {
   double sum = 0;
   for (const method::Evaluation& member : members) sum += member.loss();

@@ -22,6 +22,10 @@ method::Evaluation evaluate_shared(const Recipe& recipe, Assembly& assembly);
 std::vector<method::Evaluation> gather_evaluations(const method::Evaluation& own,
                                                    Assembly& assembly);
 
+// Payload that this rank has sent over the groups by which all of this goes, and while it does
+// nothing else.
+int64_t evaluation_bytes_sent(const Assembly& assembly);
+
 // Over members.
 double mean_loss(std::span<const method::Evaluation> members);
 double mean_accuracy(std::span<const method::Evaluation> members);

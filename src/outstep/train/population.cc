@@ -146,8 +146,8 @@ double Pair::barrier() const {
 }
 
 Population conclude(const Recipe& recipe, Assembly& assembly, const fs::path& run_folder,
-                    int64_t step, std::vector<method::Evaluation> members) {
-  const Distance distance = measure_distance(assembly);
+                    int64_t step, std::vector<method::Evaluation> members,
+                    const Distance& distance) {
   members.resize(static_cast<size_t>(assembly.mesh.members));
   Population population{.member_ids = assembly.member_ids,
                         .members = std::move(members),
@@ -213,6 +213,7 @@ Json Population::to_json() const {
     json["pairs"].push_back(entry);
   }
   json["average_folder"] = average_folder.string();
+  json["population_bytes_sent"] = bytes_sent;
   return json;
 }
 

@@ -34,6 +34,7 @@ struct Population {
   double relative_distance = 0;             // its root over the mean's norm
   std::vector<Pair> pairs;                  // of each two members
   std::filesystem::path average_folder;     // the average as a model folder
+  int64_t bytes_sent = 0;                   // by this rank, to find all this out
   bool has_classes = false;                 // accuracies say something
 
   nlohmann::ordered_json to_json() const;
@@ -49,10 +50,11 @@ Distance measure_distance(Assembly& assembly);
 
 // Evaluates members, ensemble, average and greedy soup, and writes the average, with its
 // ingredients' provenance in the file's metadata, into RUN/average. Every rank of the world calls
-// it, paused; parameters and buffers are afterwards what they were. members: their evaluations.
+// it, paused; parameters and buffers are afterwards what they were. members: their evaluations;
+// distance: measured at the same parameters.
 Population conclude(const Recipe& recipe, Assembly& assembly,
                     const std::filesystem::path& run_folder, int64_t step,
-                    std::vector<method::Evaluation> members);
+                    std::vector<method::Evaluation> members, const Distance& distance);
 
 // The folder of a run's average. It is there once a run of several members has finished.
 std::filesystem::path average_folder(const std::filesystem::path& run_folder);

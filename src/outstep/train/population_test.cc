@@ -6,7 +6,9 @@
 #include <atomic>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "outstep/data/regularization.h"
 #include "outstep/io/files.h"
@@ -387,6 +389,26 @@ TEST_F(PopulationTest, RecomputedStatisticsForgetWhatWasThere) {
   }
   EXPECT_TRUE(at::isfinite(statistics[0]).all().item<bool>());
   EXPECT_TRUE(at::equal(statistics[0], statistics[1]));
+}
+
+// Under keys of its own: bytes_sent is what updates sent.
+TEST_F(PopulationTest, WhatEvaluatingSendsIsInItsLines) {
+  train(images(), {"mesh.members=3", "evaluation.every=3"}, "run");
+  std::istringstream lines(io::read_text(folder_.path() / "run" / "metrics" / "rank-0.jsonl"));
+  std::map<std::string, std::vector<nlohmann::json>> by_kind;
+  for (std::string line; std::getline(lines, line);) {
+    auto json = nlohmann::json::parse(line);
+    by_kind[json["kind"]].push_back(std::move(json));
+  }
+  const auto model_bytes = 4 * by_kind["start"].at(0)["parameters"].get<int64_t>();
+  const auto& validations = by_kind["validation"];
+  ASSERT_EQ(validations.size(), 2);
+  for (const auto& line : validations) EXPECT_GE(line["evaluation_bytes_sent"], model_bytes);
+  EXPECT_EQ(validations[0]["evaluation_bytes_sent"], validations[1]["evaluation_bytes_sent"]);
+  const auto& population = by_kind["population"].at(0);
+  EXPECT_GT(population["population_bytes_sent"], 2 * model_bytes);
+  EXPECT_EQ(population["consensus_distance"], validations[1]["consensus_distance"]);
+  EXPECT_EQ(by_kind["train"].back()["bytes_sent"], 0);
 }
 
 TEST_F(PopulationTest, AnotherNumberOfMembersIsRefused) {

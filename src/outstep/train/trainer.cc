@@ -108,6 +108,7 @@ class Trainer {
   bool is_stopping_ = false;       // agreed by all ranks
   int64_t saved_step_ = -1;
   std::vector<method::Evaluation> evaluations_;  // by member; empty: none yet
+  Distance distance_;                            // of a population, when it was evaluated last
   std::optional<int64_t> evaluated_step_;
   std::optional<Population> population_;
 
@@ -132,7 +133,10 @@ Summary Trainer::run() {
   if (is_end(now_.progress) && evaluated_step_ != now_.step) evaluate_now();
   if (saved_step_ != now_.step) save_now();
   if (is_population() && is_end(now_.progress)) {
-    population_ = conclude(recipe_, assembly_, options_.run_folder, now_.step, evaluations_);
+    const int64_t bytes_before = evaluation_bytes_sent(assembly_);
+    population_ =
+        conclude(recipe_, assembly_, options_.run_folder, now_.step, evaluations_, distance_);
+    population_->bytes_sent = evaluation_bytes_sent(assembly_) - bytes_before;
     metrics_->write("population", now_.step, population_->to_json());
   }
   return summarise();
@@ -321,22 +325,24 @@ void Trainer::look_up() {
 void Trainer::evaluate_now() {
   const trace::Span span(options_.tracer, trace::Track::compute, "evaluate", {.step = now_.step});
   const auto begin = Clock::now();
+  const int64_t bytes_before = evaluation_bytes_sent(assembly_);
   const method::Evaluation evaluation = evaluate(recipe_, assembly_);
   evaluated_step_ = now_.step;
+  if (is_population()) distance_ = measure_distance(assembly_);
   if (evaluation.units == 0) return;
   evaluations_ = gather_evaluations(evaluation, assembly_);
   Json line{{"validation_loss", evaluation.loss()}};
   if (has_classes()) line["accuracy"] = evaluation.accuracy();
   line["validation_units"] = evaluation.units;
   if (is_population()) {
-    const Distance distance = measure_distance(assembly_);
     line["member"] = assembly_.member_id();
-    line["consensus_distance"] = distance.squared;
-    line["relative_distance"] = distance.relative;
+    line["consensus_distance"] = distance_.squared;
+    line["relative_distance"] = distance_.relative;
     line["members/validation_loss"] = mean_loss(evaluations_);
     if (has_classes()) line["members/accuracy"] = mean_accuracy(evaluations_);
   }
   line["evaluation_seconds"] = seconds_since(begin);
+  line["evaluation_bytes_sent"] = evaluation_bytes_sent(assembly_) - bytes_before;
   metrics_->write("validation", now_.step, line);
 }
 
