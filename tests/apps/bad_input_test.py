@@ -218,6 +218,39 @@ class WrongCheckpoints(InTemporaryFolder):
         self.assert_fails(result, 3, "data error: model holds a model.safetensors already")
 
 
+class HostileFiles(InTemporaryFolder):
+    """What inspect and soup are given may be anything."""
+
+    def test_names_cannot_reach_the_terminal_raw(self):
+        path = self.write("a.safetensors", header_and({"\x1b]0;owned\x07": tensor(0, 8)}, bytes(8)))
+        shown = self.run_ok("inspect", path).stdout
+        self.assertIn("]0;owned", shown)
+        self.assertNotIn("\x1b", shown)
+
+    def test_what_is_no_file(self):
+        os.mkfifo(self.folder / "pipe.bin")
+        result = outstep("inspect", "pipe.bin", folder=self.folder, timeout=20)
+        self.assert_fails(result, 3, r"data error: pipe\.bin: neither a file nor a folder")
+
+    def test_deep_json(self):
+        self.write("lines.jsonl", '{"kind": "train", "step": 1, "loss": ' + "[" * 100_000 + "]" * 100_000 + "}\n{}\n")
+        self.assert_fails(outstep("inspect", "lines.jsonl", folder=self.folder), 3, r"data error: lines\.jsonl:1: not a line")
+
+    def test_records_of_impossible_worlds(self):
+        record = {"format": "outstep flight record", "version": 1, "rank": 0, "world_size": 2_000_000_000, "written_at": 1,
+                  "error": "", "num_operations": 0, "groups": [], "operations": []}
+        self.write("flight-0.json", json.dumps(record))
+        self.assert_fails(outstep("inspect", "flight-0.json", folder=self.folder), 3,
+                          r"data error: flight-0\.json: rank 0 of 2000000000 is none")
+
+    def test_a_soup_leaves_the_folders_of_others_alone(self):
+        self.run_ok("train", self.recipe, "--run-dir", "run")
+        kept = self.write("soup.partial/kept", "mine")
+        self.run_ok("soup", "run", "run/checkpoints/step-00000005", "--to", "soup")
+        self.assertEqual(kept.read_text(), "mine")
+        self.assertEqual([path.name for path in self.folder.glob("soup.partial-*")], [])
+
+
 class FullDisk(InTemporaryFolder):
     def test_a_save_that_fails_harms_no_earlier_checkpoint(self):
         """On a file system of 1 MB, whose second checkpoint does not fit."""

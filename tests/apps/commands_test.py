@@ -94,6 +94,7 @@ class Commands(InTemporaryFolder):
         self.assertEqual((result.stdout, result.stderr), ("", ""))
         result = self.run_ok("train", self.recipe, "--dry-run")
         self.assertRegex(result.stdout, "^gpt2 ")
+        self.assertEqual(self.json_of("train", self.recipe, "--dry-run")["dry_run"], True)
         self.assertFalse((self.folder / "runs").exists())
 
     def test_a_run_gets_a_name_of_its_own(self):

@@ -90,6 +90,24 @@ class Launchers(InTemporaryFolder):
         self.assertEqual(result.returncode, 2)
         self.assertIn('cannot start "no-such-program": No such file or directory', result.stderr)
 
+    def test_a_rank_that_never_stops_writing(self):
+        flood = "echo begun; [ $RANK = 0 ] && exec sleep 60; exec yes"
+        with Ranks([support.PROGRAM, "launch", "-n", "2", "--", "sh", "-c", flood], folder=self.folder) as ranks:
+            ranks.wait_for_line("begun")
+            os.kill(ranks.processes()[0], signal.SIGINT)  # the launcher, which began first
+            (result,) = ranks.wait()
+        self.assertEqual(result.exit_code, 130)
+
+    def test_lines_are_what_a_terminal_would_show(self):
+        bar = "[ $RANK = 0 ] || printf ' 1%%\\r50%%\\r100%%\\nwindows\\r\\n'"
+        result = self.run_ok("launch", "-n", 2, "--all-output", "--", "sh", "-c", bar)
+        self.assertEqual(result.stderr, "[1] 100%\n[1] windows\n")
+
+    def test_ends_of_ranks_are_seen_where_a_parent_ignores_them(self):
+        result = subprocess.run(["sh", "-c", f"trap '' CHLD; exec {support.PROGRAM} launch -n 2 -- sh -c 'exit 3'"],
+                                capture_output=True, text=True, timeout=60, env=environment())
+        self.assertEqual(result.returncode, 3, result)
+
     def test_several_machines(self):
         """Two launchers that each believe to be a machine of its own."""
         port = support.free_port()

@@ -1,4 +1,5 @@
 #include "outstep/apps/commands.h"
+#include "outstep/apps/failure.h"
 #include "outstep/apps/places.h"
 #include "outstep/apps/progress_line.h"
 #include "outstep/apps/screen.h"
@@ -66,11 +67,18 @@ int get(const Flags& flags, const Invocation& invocation) {
       fmt::format("{}\n  source   {}\n  licence  {}", entry.what, entry.source, entry.licence));
   const StopSignals signals;
   std::string last_file;
-  const data::FetchReport report = data::fetch(
-      entry, {.data_root = flags.to.empty() ? places_of_machine().data_root : fs::path(flags.to),
-              .from = flags.from,
-              .on_progress = [&](const data::FetchProgress& p) { show(screen, p, last_file); },
-              .stop = &signals.stop()});
+  data::FetchReport report;
+  try {
+    report = data::fetch(
+        entry, {.data_root = flags.to.empty() ? places_of_machine().data_root : fs::path(flags.to),
+                .from = flags.from,
+                .on_progress = [&](const data::FetchProgress& p) { show(screen, p, last_file); },
+                .stop = &signals.stop()});
+  } catch (const DataError& error) {
+    if (signals.signal() == 0) throw;
+    throw FailureError(
+        {.kind = "stopped", .exit_code = 128 + signals.signal(), .message = error.what()});
+  }
   screen.end_progress();
   screen.line(fmt::format("{} files fetched, {} were there, in {}", report.fetched.size(),
                           report.already_there.size(), report.folder.string()));

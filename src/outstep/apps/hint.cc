@@ -10,6 +10,10 @@
 namespace outstep::apps {
 
 std::string resume_hint(const std::filesystem::path& run_folder) {
+  if (!std::filesystem::exists(run_folder / "recipe.toml")) {
+    return fmt::format("The run had not begun; start it again with: {} train RECIPE",
+                       program_as_typed());
+  }
   const auto checkpoints = train::list_checkpoints(run_folder);
   if (checkpoints.empty()) {
     return fmt::format("There is no checkpoint yet; begin again with: {} resume {}",

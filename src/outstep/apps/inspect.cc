@@ -6,6 +6,7 @@
 #include "outstep/apps/commands.h"
 #include "outstep/apps/inspection.h"
 #include "outstep/apps/places.h"
+#include "outstep/apps/printable.h"
 #include "outstep/apps/screen.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
@@ -62,7 +63,8 @@ Inspection inspect_file(const fs::path& path) {
 int run(const std::string& path, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
   const Inspection inspection = inspect(path);
-  if (!invocation.wants_json()) screen.write(inspection.text);
+  // Names and texts are the file's.
+  if (!invocation.wants_json()) screen.write(printable(inspection.text));
   nlohmann::ordered_json object{{"path", path}, {"kind", inspection.kind}};
   object.update(inspection.facts);
   screen.result(object);
@@ -73,6 +75,9 @@ int run(const std::string& path, const Invocation& invocation) {
 
 Inspection inspect(const fs::path& path) {
   if (!fs::exists(path)) throw DataError("{}: no such file or folder", path.string());
+  if (!fs::is_directory(path) && !fs::is_regular_file(path)) {
+    throw DataError("{}: neither a file nor a folder", path.string());
+  }
   if (!fs::is_directory(path)) return inspect_file(path);
   const bool is_run = fs::is_directory(path / "checkpoints");
   if (!is_run && !comm::flight_records_in(path).empty()) return inspect_flight(path);

@@ -10,6 +10,7 @@
 #include "outstep/base/text.h"
 #include "outstep/data/token_file.h"
 #include "outstep/io/files.h"
+#include "outstep/io/json.h"
 #include "outstep/io/safetensors.h"
 
 namespace outstep::apps {
@@ -21,7 +22,7 @@ constexpr size_t kShownTensors = 40;
 constexpr size_t kShownLines = 12;
 
 Json parse_object(const std::filesystem::path& path, const std::string& text) {
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json json = io::parse_json(text, path.string());
   if (!json.is_object()) throw DataError("{}: not a JSON object", path.string());
   return json;
 }
@@ -184,7 +185,7 @@ Inspection inspect_metrics(const std::filesystem::path& path) {
   int64_t number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++number;
-    Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    Json json = io::try_parse_json(line);
     if (!json.is_object() || !json.contains("kind") || !json["kind"].is_string() ||
         !json.contains("step")) {
       if (lines.peek() == std::istringstream::traits_type::eof()) break;  // its writer was killed

@@ -24,31 +24,47 @@ namespace outstep::apps {
 namespace {
 
 constexpr size_t kKeptLines = 20;
+constexpr size_t kLongestLine = 1 << 16;
+constexpr int kReadsAtATime = 32;  // of 4 KiB: more than a pipe holds by itself
 
-// Splits what a pipe yields into lines.
+// Splits what a pipe yields into lines, as a terminal would show them: what a carriage return
+// leaves behind is overwritten.
 class LineReader {
  public:
-  // Reads what is there; false at the end of the pipe.
+  // Reads what is there, but not for ever from a rank that never stops writing; false at the end of
+  // the pipe.
   template <typename OnLine>
   bool read(Descriptor& pipe, const OnLine& on_line) {
     char bytes[4096];
-    for (;;) {
+    for (int i = 0; i < kReadsAtATime; ++i) {
       const ssize_t count = ::read(pipe.number(), bytes, sizeof bytes);
       if (count < 0) return errno == EAGAIN || errno == EINTR;
       if (count == 0) {
         if (!partial_.empty()) on_line(std::exchange(partial_, ""));
         return false;
       }
-      partial_.append(bytes, static_cast<size_t>(count));
-      for (size_t end; (end = partial_.find('\n')) != partial_.npos;) {
-        on_line(partial_.substr(0, end));
-        partial_.erase(0, end + 1);
-      }
+      for (const char c : std::string_view(bytes, static_cast<size_t>(count))) take(c, on_line);
     }
+    return true;
   }
 
  private:
+  template <typename OnLine>
+  void take(char c, const OnLine& on_line) {
+    if (c == '\r') {
+      has_returned_ = true;
+      return;
+    }
+    if (c == '\n' || partial_.size() == kLongestLine) on_line(std::exchange(partial_, ""));
+    if (c != '\n') {
+      if (has_returned_) partial_.clear();
+      partial_.push_back(c);
+    }
+    has_returned_ = false;
+  }
+
   std::string partial_;
+  bool has_returned_ = false;  // to the line's start
 };
 
 struct Child {
@@ -366,7 +382,11 @@ LaunchOutcome Supervisor::outcome() const {
       std::any_of(children_.begin(), children_.end(), [&](const Child& child) {
         return WIFSIGNALED(child.status) && WTERMSIG(child.status) == stop_signal_;
       });
-  if (first != nullptr && !is_echo_of_stop) {
+  if (is_echo_of_stop) {
+    outcome.exit_code = 128 + stop_signal_;
+    return outcome;
+  }
+  if (first != nullptr) {
     outcome.failure = *first;
     outcome.exit_code = first->exit_code;
     outcome.lost = lost_ranks();

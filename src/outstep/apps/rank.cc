@@ -126,7 +126,8 @@ int run_as_children(const train::Recipe& recipe, const RankOptions& options) {
     members = left;
     mesh.members = static_cast<int>(left.ids.size());
     launch_options.num_ranks = mesh.size();
-    launch_options.command = {program_path(), "resume", run_folder,
+    // The program as it was found at first: its file may have been replaced since.
+    launch_options.command = {launch_options.command.front(), "resume", run_folder,
                               fmt::format("--ensemble.lost=[{}]", fmt::join(left.lost, ","))};
     launch_options.command.insert(launch_options.command.end(), options.resume_flags.begin(),
                                   options.resume_flags.end());

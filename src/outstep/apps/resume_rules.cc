@@ -9,21 +9,25 @@
 namespace outstep::apps {
 namespace {
 
-constexpr std::array<std::string_view, 7> kHarmless = {
-    "log.",      "checkpoint.",   "evaluation.",     "comm.",
-    "data.path", "data.prefetch", "ensemble.on_loss"};
+// By how their keys begin.
+constexpr std::array<std::string_view, 13> kHarmless = {
+    "log.", "checkpoint.", "evaluation.", "comm.deadline_seconds", "comm.interface",
+    "comm.record_flights", "comm.link", "data.path", "data.prefetch", "ensemble.on_loss",
+    // of the run's end
+    "ensemble.barrier_points", "ensemble.batch_norm", "ensemble.check_every"};
 
 struct Told {
   std::string_view key;
   std::string_view consequence;
 };
-constexpr std::array<Told, 7> kTold = {{
+constexpr std::array<Told, 8> kTold = {{
     {"train.steps", "schedules that end with the run are stretched to the new end"},
     {"mesh.replicas", "the micro-batches of a step are as many as the replicas"},
     {"ensemble.lost", "the other members go on among themselves"},
     {"sync.name", "another sync may sum gradients in another order"},
     {"sync.replay", "another record has other counts"},
     {"train.threads", "sums inside kernels may be taken in another order"},
+    {"comm.backend", "NCCL sums in an order of its own"},
     {"train.device", "another device rounds otherwise"},
 }};
 

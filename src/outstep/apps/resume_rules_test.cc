@@ -12,7 +12,9 @@ TEST(ResumeRules, WhatCannotChangeTheResultPasses) {
   EXPECT_TRUE(check_resume_overrides({}).empty());
   EXPECT_TRUE(check_resume_overrides({"log.every=1", "checkpoint.keep=5", "evaluation.every=10",
                                       "comm.deadline_seconds=5", "data.path=\"/elsewhere\"",
-                                      "data.prefetch=0", "ensemble.on_loss=continue"})
+                                      "data.prefetch=0", "ensemble.on_loss=continue",
+                                      "ensemble.barrier_points=3", "ensemble.batch_norm=average",
+                                      "ensemble.batch_norm_batches=9", "ensemble.check_every=1"})
                   .empty());
 }
 
@@ -26,6 +28,7 @@ TEST(ResumeRules, WhatChangesItIsTold) {
             "--ensemble.lost=[1]: not bit for bit the run it was, since the other members go on "
             "among themselves");
   EXPECT_EQ(check_resume_overrides({"mesh.replicas=2", "sync.name=zero1"}).size(), 2u);
+  EXPECT_EQ(check_resume_overrides({"comm.backend=nccl"}).size(), 1u);
 }
 
 TEST(ResumeRules, WhatMakesItAnotherRunIsRefused) {

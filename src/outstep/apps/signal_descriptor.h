@@ -8,10 +8,12 @@
 
 namespace outstep::apps {
 
-// SIGINT, SIGTERM and SIGCHLD as a descriptor, while it lives.
+// SIGINT, SIGTERM and SIGCHLD as a descriptor, while it lives. A parent may have left SIGCHLD
+// ignored, which exec keeps and which would hide every end of a child: it is not ignored any more.
 class SignalsByDescriptor {
  public:
   SignalsByDescriptor() {
+    std::signal(SIGCHLD, SIG_DFL);
     sigset_t taken;
     sigemptyset(&taken);
     for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&taken, signal);

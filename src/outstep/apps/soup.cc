@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "outstep/apps/commands.h"
@@ -45,9 +47,16 @@ void recompute(const fs::path& folder, const Flags& flags, nlohmann::ordered_jso
 // Beside the folder that is asked for, until all of it is there.
 class Partial {
  public:
-  explicit Partial(fs::path to) : to_(std::move(to)), folder_(to_.string() + ".partial") {
+  explicit Partial(fs::path to)
+      : to_(std::move(to)), folder_(fmt::format("{}.partial-{}", to_.string(), getpid())) {
     std::error_code error;
-    fs::remove_all(folder_, error);  // what an earlier try has left
+    if (to_.has_parent_path()) fs::create_directories(to_.parent_path(), error);
+    // Made here and so removed here: somebody else's is left alone.
+    if (!error && !fs::create_directory(folder_, error) && !error) {
+      error = std::make_error_code(std::errc::file_exists);
+    }
+    if (error)
+      throw DataError("{}: cannot make this folder: {}", folder_.string(), error.message());
   }
   ~Partial() {
     std::error_code error;

@@ -93,7 +93,13 @@ int train_on_rank(const TrainingJob& job, Rank& rank) {
   const auto assembly =
       train::assemble(recipe, places_of_machine(), rank.fabric, tracer ? &*tracer : nullptr);
   rank.screen.line(start_text(recipe, *assembly));
-  if (job.dry_run) return 0;
+  if (job.dry_run) {
+    rank.screen.result({{"dry_run", true},
+                        {"model", assembly->model->family()},
+                        {"parameters", assembly->params->num_parameters()},
+                        {"ranks", rank.world.world_size}});
+    return 0;
+  }
 
   const std::filesystem::path folder =
       job.resume ? job.run_folder

@@ -11,11 +11,13 @@
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
 #include "outstep/io/files.h"
+#include "outstep/io/json.h"
 
 namespace outstep::comm {
 namespace {
 
 constexpr size_t kMaxFindings = 20;
+constexpr int kMaxRanks = 1 << 20;
 constexpr size_t kLastOperations = 8;  // shown of each rank
 
 struct Operation {
@@ -52,12 +54,16 @@ struct Record {
 Record read_record(const std::filesystem::path& path) {
   Record record;
   try {
-    const auto json = nlohmann::json::parse(io::read_text(path));
+    const auto json = io::parse_json(io::read_text(path), path.string());
     if (json.at("format") != "outstep flight record" || json.at("version") != 1) {
       throw DataError("{}: not a flight record of a version this outstep knows", path.string());
     }
     record.rank = json.at("rank");
     record.world_size = json.at("world_size");
+    if (record.world_size < 1 || record.world_size > kMaxRanks || record.rank < 0 ||
+        record.rank >= record.world_size) {
+      throw DataError("{}: rank {} of {} is none", path.string(), record.rank, record.world_size);
+    }
     record.written_at = json.at("written_at");
     record.error = json.at("error");
     record.num_operations = json.at("num_operations");
@@ -118,8 +124,8 @@ std::vector<Meeting> meetings_of(const std::vector<Record>& records) {
     std::map<std::string, int> num_seen;
     for (size_t index = 0; index < record.groups.size(); ++index) {
       const GroupInfo& group = record.groups[index];
-      std::string key = fmt::format("{}|{}", group.name, fmt::join(group.ranks, "|"));
-      key += fmt::format("|{}", num_seen[key]++);
+      std::string key = nlohmann::json{group.name, group.ranks}.dump();
+      key += std::to_string(num_seen[key]++);
       Meeting& meeting = by_key[key];
       meeting.name = group.name;
       meeting.ranks = group.ranks;

@@ -141,7 +141,7 @@ TEST_F(Flight, FilesThatAreNoRecordsAreRefused) {
     }
     return std::string("no error");
   };
-  EXPECT_THAT(refused(""), HasSubstr("flight-0.json: not a flight record"));
+  EXPECT_THAT(refused(""), HasSubstr("flight-0.json: not JSON"));
   EXPECT_THAT(refused("[]"), HasSubstr("not a flight record"));
   EXPECT_THAT(refused(R"({"format": "outstep flight record", "version": 2})"),
               HasSubstr("version"));

@@ -8,6 +8,7 @@
 #include "outstep/base/text.h"
 #include "outstep/data/bpe.h"
 #include "outstep/io/files.h"
+#include "outstep/io/json.h"
 
 namespace outstep::data {
 namespace {
@@ -44,26 +45,6 @@ bool bytes_of(const std::string& printable, std::string& bytes) {
     bytes.push_back(static_cast<char>(byte_of_code[code]));
   }
   return true;
-}
-
-// Copies and comparisons of nlohmann's values call themselves level by level: a file that nests
-// without end would take the stack.
-json read_json(const fs::path& path) {
-  constexpr int kMaxDepth = 32;  // tokenizers have 6
-  const std::string text = io::read_text(path);
-  const auto check_depth = [&](int depth, json::parse_event_t, const json&) {
-    if (depth > kMaxDepth) {
-      throw DataError("{}: its JSON nests more than {} levels deep", path.string(), kMaxDepth);
-    }
-    return true;
-  };
-  try {
-    return json::parse(text, check_depth);
-  } catch (const json::exception& error) {
-    std::string reason = error.what();  // "REASON; last read: '…'", which may be the whole file
-    reason = reason.substr(0, reason.find("; last read"));
-    throw DataError("{}: not JSON: {}", path.string(), reason.substr(0, 200));
-  }
 }
 
 // The value of a key, or null.
@@ -187,7 +168,7 @@ void take_merges_file(Builder& builder, const fs::path& path) {
 
 std::shared_ptr<const Tokenizer> open_pair(const fs::path& vocabulary, const fs::path& merges) {
   Builder builder(vocabulary.string());
-  builder.take_vocabulary(read_json(vocabulary));
+  builder.take_vocabulary(io::parse_json<json>(io::read_text(vocabulary), vocabulary.string()));
   take_merges_file(builder, merges);
   constexpr const char* kEndOfText = "<|endoftext|>";
   if (builder.has(kEndOfText)) builder.add_special(kEndOfText, builder.id(kEndOfText));
@@ -263,8 +244,8 @@ void take_added_tokens(Builder& builder, const json& added) {
 }
 
 std::shared_ptr<const Tokenizer> open_tokenizer_json(const fs::path& path) {
-  const json root = read_json(path);
   const std::string name = path.string();
+  const json root = io::parse_json<json>(io::read_text(path), name);
   if (!root.is_object() || !root.contains("model")) {
     throw DataError("{}: no tokenizer.json: there is no \"model\" in it", name);
   }

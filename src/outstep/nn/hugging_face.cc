@@ -1,9 +1,10 @@
 #include "outstep/nn/hugging_face.h"
 
 #include <nlohmann/json.hpp>
-#include <regex>
+#include <string_view>
 
 #include "outstep/base/errors.h"
+#include "outstep/io/json.h"
 #include "outstep/nn/gpt2.h"
 #include "outstep/nn/models.h"
 
@@ -30,10 +31,20 @@ std::filesystem::path weights_in(const std::filesystem::path& folder) {
   throw DataError("{}: there is no model.safetensors in it", folder.string());
 }
 
-// Masks that older versions of transformers saved as if they were learned.
-bool is_attention_mask(const std::string& name) {
-  static const std::regex mask(R"(^(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)$)");
-  return std::regex_match(name, mask);
+// Masks that older versions of transformers saved as if they were learned: "h.0.attn.bias",
+// "transformer.h.0.attn.masked_bias". By hand: std::regex calls itself for each character.
+bool is_attention_mask(std::string_view name) {
+  const auto skip = [&](std::string_view start) {
+    const bool is_there = name.starts_with(start);
+    if (is_there) name.remove_prefix(start.size());
+    return is_there;
+  };
+  skip("transformer.");
+  if (!skip("h.")) return false;
+  const size_t digits = name.find_first_not_of("0123456789");
+  if (digits == 0 || digits == name.npos) return false;
+  name.remove_prefix(digits);
+  return name == ".attn.bias" || name == ".attn.masked_bias";
 }
 
 Tensors as_gpt2(Tensors tensors, bool is_tied, const std::string& origin) {
@@ -71,16 +82,21 @@ void write_folder(const std::filesystem::path& folder, const Model& model,
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) throw DataError("{}: cannot make this folder: {}", folder.string(), error.message());
-  io::write_text_atomically(folder / "config.json", model.config().dump(2) + "\n");
-  io::write_safetensors(folder / "model.safetensors", params.named_tensors(), {{"format", "pt"}});
+  // The large one first: where it does not fit, nothing is left that would be in the way of another
+  // try.
+  const auto weights = folder / "model.safetensors";
+  io::write_safetensors(weights, params.named_tensors(), {{"format", "pt"}});
+  try {
+    io::write_text_atomically(folder / "config.json", model.config().dump(2) + "\n");
+  } catch (...) {
+    std::filesystem::remove(weights, error);
+    throw;
+  }
 }
 
 std::unique_ptr<Model> read_model(const std::filesystem::path& folder) {
   const auto path = folder / "config.json";
-  const auto config =
-      nlohmann::ordered_json::parse(io::read_text(path), nullptr, /*allow_exceptions=*/false);
-  if (config.is_discarded()) throw DataError("{}: not valid JSON", path.string());
-  return make_model(config, path.string());
+  return make_model(io::parse_json(io::read_text(path), path.string()), path.string());
 }
 
 void load_folder(const std::filesystem::path& path, const Model& model, FlatParams& params) {

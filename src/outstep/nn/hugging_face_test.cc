@@ -93,6 +93,17 @@ TEST_F(HuggingFace, TakesTorchvisionsBuffers) {
   EXPECT_TRUE(bits_equal(loaded.values(), params.values()));
 }
 
+// Names are the file's: however long, they are only not the model's.
+TEST_F(HuggingFace, ALongNameIsOneMoreWrongName) {
+  Gpt2 model(tiny(true));
+  FlatParams params(model, 1);
+  Named tensors = params.named_tensors();
+  tensors.emplace_back("h." + std::string(300'000, '1') + ".attn.bias", at::zeros({2}));
+  EXPECT_NO_THROW(load(tensors, model, params));
+  tensors.back().first += "es";
+  EXPECT_THAT(text_of<DataError>([&] { load(tensors, model, params); }), HasSubstr(".attn.biases"));
+}
+
 TEST_F(HuggingFace, SaysWhatIsWrongWithAFolder) {
   Gpt2 model(tiny(true));
   FlatParams params(model, 1);
@@ -107,7 +118,13 @@ TEST_F(HuggingFace, SaysWhatIsWrongWithAFolder) {
   EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }), HasSubstr("config.json"));
   write("config.json", "{");
   EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }),
-              HasSubstr("config.json: not valid JSON"));
+              HasSubstr("config.json: not JSON: "));
+  write("config.json", R"({"model_type": )" + std::string(100'000, '['));
+  EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }), HasSubstr("config.json: not JSON"));
+  write("config.json",
+        R"({"model_type": )" + std::string(100'000, '[') + std::string(100'000, ']') + "}");
+  EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }),
+              HasSubstr("config.json: its JSON nests more than 32 levels deep"));
   EXPECT_THAT(
       text_of<DataError>([&] { load({{"wte.weight", at::zeros({2})}}, model, params); }),
       HasSubstr("tensor \"transformer.wte.weight\" has shape [2], this model needs [11, 8]"));

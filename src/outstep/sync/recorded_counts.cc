@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "outstep/base/errors.h"
+#include "outstep/io/json.h"
 
 namespace outstep::sync {
 namespace {
@@ -60,7 +61,7 @@ RecordedCounts RecordedCounts::read(const std::filesystem::path& metrics, size_t
   Line line{.path = metrics, .number = 0};
   for (std::string text; std::getline(stream, text);) {
     ++line.number;
-    const Json json = Json::parse(text, nullptr, false);
+    const Json json = io::try_parse_json<Json>(text);
     if (!json.is_object()) line.fail("not a line of metrics");
     const auto counts = json.find("round_micro_batches");
     if (counts == json.end()) continue;

@@ -13,6 +13,7 @@
 #include "outstep/base/text.h"
 #include "outstep/base/version.h"
 #include "outstep/io/files.h"
+#include "outstep/io/json.h"
 #include "outstep/train/checkpoint.h"
 
 namespace outstep::train {
@@ -112,9 +113,9 @@ Manifest parse(const Json& json) {
 
 Manifest Manifest::read(const fs::path& folder) {
   const fs::path path = folder / "manifest.json";
-  const std::string text = io::read_text(path);
+  const Json json = io::parse_json(io::read_text(path), path.string());
   try {
-    return parse(Json::parse(text));
+    return parse(json);
   } catch (const nlohmann::json::exception& error) {
     throw DataError("{}: not a manifest: {}", path.string(), error.what());
   } catch (const DataError& error) {

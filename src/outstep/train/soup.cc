@@ -9,6 +9,7 @@
 #include "outstep/base/errors.h"
 #include "outstep/base/version.h"
 #include "outstep/io/files.h"
+#include "outstep/io/json.h"
 #include "outstep/io/safetensors.h"
 #include "outstep/nn/hugging_face.h"
 #include "outstep/train/checkpoint.h"
@@ -75,20 +76,6 @@ at::Tensor mean_of(const std::vector<io::Safetensors>& files, const std::string&
   return sum.div_(std::ssize(files)).to(first.scalar_type());
 }
 
-// Of a file's own words; discarded if they are no JSON, or nested beyond what any soup writes.
-Json parse_shallow(const std::string& text) {
-  constexpr int kMaxDepth = 32;
-  bool is_deep = false;
-  Json json = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        is_deep = is_deep || depth > kMaxDepth;
-        return depth <= kMaxDepth;
-      },
-      /*allow_exceptions=*/false);
-  return is_deep ? Json(Json::value_t::discarded) : json;
-}
-
 // What a model's file says of itself is repeated, as a soup's does of its ingredients.
 Json provenance_of(const std::vector<Ingredient>& ingredients,
                    const std::vector<io::Safetensors>& files) {
@@ -97,7 +84,7 @@ Json provenance_of(const std::vector<Ingredient>& ingredients,
     Json entry{{"folder", ingredients[i].folder.string()}, {"from", ingredients[i].named.string()}};
     const auto& metadata = files[i].metadata();
     if (const auto soup = metadata.find("soup"); soup != metadata.end()) {
-      const Json told = parse_shallow(soup->second);
+      const Json told = io::try_parse_json(soup->second);
       if (!told.is_discarded()) entry["soup"] = told;
     }
     list.push_back(entry);
