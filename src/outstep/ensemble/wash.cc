@@ -57,7 +57,7 @@ WashOptions WashOptions::read(io::Section& section, bool moves_moments) {
     options.depth_factors = section.numbers("depth_factors", {}, {.min = 0, .max = 1});
   }
   options.fades =
-      section.text("p_schedule", "constant", {.choices = {"constant", "with_lr"}}) == "with_lr";
+      section.text("p_schedule", "with_lr", {.choices = {"constant", "with_lr"}}) == "with_lr";
   options.is_cyclic =
       section.text("permutation", "uniform", {.choices = {"uniform", "cyclic"}}) == "cyclic";
   options.check_every = section.integer("check_every", options.check_every, {.min = 1});

@@ -16,7 +16,7 @@ struct WashOptions {
   double p = 0.001;  // of an element of the first layer to take part in a shuffle
   Depth depth = Depth::decreasing;
   std::vector<double> depth_factors = {};  // of Depth::custom, by layer
-  bool fades = false;                      // p goes with the learning rate, as PAPA's pull does
+  bool fades = true;                       // p goes with the learning rate, as PAPA's pull does
   Timing timing = {};
   bool is_cyclic = false;
   bool moves_moments = false;  // wash_opt
