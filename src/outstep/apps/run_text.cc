@@ -64,8 +64,11 @@ std::string population_text(const train::Population& population) {
     row(what, fmt::format("{:.4f}", evaluation.loss()),
         fmt::format("{:.2f} %", 100 * evaluation.accuracy()));
   };
-  const auto [lowest_loss, highest_loss] =
-      std::ranges::minmax(population.members, {}, &method::Evaluation::loss);
+  // A member that has diverged is the worst.
+  const auto loss_of = [](const method::Evaluation& evaluation) {
+    return std::isnan(evaluation.loss()) ? INFINITY : evaluation.loss();
+  };
+  const auto [lowest_loss, highest_loss] = std::ranges::minmax(population.members, {}, loss_of);
   const auto [lowest, highest] =
       std::ranges::minmax(population.members, {}, &method::Evaluation::accuracy);
   const std::string count = std::to_string(population.members.size());

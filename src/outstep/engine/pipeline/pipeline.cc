@@ -418,16 +418,18 @@ void PipelineEngine::load(io::StateReader& reader) {
     }
     const int64_t num_forward = reader.local_int("pipeline.num_forward");
     const int64_t num_backward = reader.local_int("pipeline.num_backward");
+    const bool is_ordered = 0 <= num_backward && num_backward <= num_forward;
+    const int64_t in_flight = is_ordered ? num_forward - num_backward : -1;
     const int64_t most_in_flight = schedule_.most_in_flight(parts_.stages.rank());
-    if (is_free() && num_forward - num_backward > most_in_flight) {
+    if (is_free() && in_flight > most_in_flight) {
       throw DataError(
           "the checkpoint has {} micro-batches in flight; engine.credits = {} allows fewer",
-          num_forward - num_backward, options_.credits);
+          in_flight, options_.credits);
     }
     const at::Tensor passing = reader.local("pipeline.passing").contiguous();
-    if (num_backward < 0 || num_forward < num_backward ||
-        num_forward - num_backward > most_in_flight || passing.dim() != 2 || passing.size(1) != 3 ||
-        passing.scalar_type() != at::kLong || passing.size(0) != num_forward - num_backward) {
+    if (!is_ordered || in_flight > most_in_flight || passing.dim() != 2 || passing.size(1) != 3 ||
+        passing.scalar_type() != at::kLong || passing.size(0) != in_flight ||
+        passing.lt(0).any().item<bool>()) {
       throw DataError("the checkpoint's micro-batches in flight do not fit together");
     }
     program_.seek(num_forward, num_backward);
