@@ -51,7 +51,7 @@ def experiments():
                *((FASHION, "same", "heterogeneous", 3, method) for method in (*main, "dart"))]
     for experiment in fashion:
         yield *experiment, 1
-    for method in (*main, "wash_opt", "dart"):
+    for method in (*main, "wash_opt", "dart", "wash, p 0.2"):
         yield CIFAR, "same", "same", 3, method, 1
     for seed in (2, 3):
         for experiment in fashion[:len(main)]:

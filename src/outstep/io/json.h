@@ -18,22 +18,19 @@ inline constexpr int kMaxJsonDepth = 32;  // tokenizers have 6, what Outstep wri
 // Throws DataError ("ORIGIN: not JSON: …") for what is no JSON, or nests deeper than kMaxJsonDepth.
 template <typename Json = nlohmann::ordered_json>
 Json parse_json(std::string_view text, const std::string& origin) {
-  bool is_deep = false;
-  Json json;
+  const auto check_depth = [&](int depth, typename Json::parse_event_t, const Json&) {
+    if (depth > kMaxJsonDepth) {
+      throw DataError("{}: its JSON nests more than {} levels deep", origin, kMaxJsonDepth);
+    }
+    return true;
+  };
   try {
-    json = Json::parse(text, [&](int depth, typename Json::parse_event_t, const Json&) {
-      is_deep = is_deep || depth > kMaxJsonDepth;
-      return depth <= kMaxJsonDepth;
-    });
+    return Json::parse(text, check_depth);
   } catch (const nlohmann::json::exception& error) {
     std::string reason = error.what();  // "REASON; last read: '…'", which may be the whole file
     reason = reason.substr(0, reason.find("; last read"));
     throw DataError("{}: not JSON: {}", origin, reason.substr(0, 200));
   }
-  if (is_deep) {
-    throw DataError("{}: its JSON nests more than {} levels deep", origin, kMaxJsonDepth);
-  }
-  return json;
 }
 
 // Discarded (json.is_discarded()) where parse_json would throw.

@@ -50,17 +50,6 @@ bool has_pipeline(Recipe& recipe) {
   return is_pipeline;
 }
 
-// What lies on a GPU travels over NCCL alone.
-void require_takes_device(const Recipe& recipe) {
-  if (recipe.train.device == "cpu" || recipe.comm.backend == "nccl" || recipe.mesh.size() == 1) {
-    return;
-  }
-  throw ConfigError(
-      "train.device = \"{}\": {} ranks cannot send each other what lies there over comm.backend = "
-      "\"{}\"; use comm.backend = \"nccl\", or train.device = \"cpu\"",
-      recipe.train.device, recipe.mesh.size(), recipe.comm.backend);
-}
-
 at::Device choose_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   if (!at::hasCUDA()) {
@@ -203,10 +192,21 @@ void use_threads(Assembly& assembly, int64_t num_threads) {
   at::set_num_threads(static_cast<int>(num_threads));
 }
 
+void require_takes_device(const Recipe& recipe) {
+  if (recipe.train.device == "cpu" || recipe.comm.backend == "nccl" || recipe.mesh.size() == 1) {
+    return;
+  }
+  throw ConfigError(
+      "train.device = \"{}\": {} ranks cannot send each other what lies there over comm.backend = "
+      "\"{}\"; use comm.backend = \"nccl\", or train.device = \"cpu\"",
+      recipe.train.device, recipe.mesh.size(), recipe.comm.backend);
+}
+
 std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric) {
   const comm::Mesh& mesh = recipe.mesh;
   const int rank = fabric.world().rank;
   const bool is_pipeline = has_pipeline(recipe);
+  choose_device(recipe.train.device);  // where there is none, that is what to hear first
   require_takes_device(recipe);
   require_world(mesh, fabric.world());
   auto assembly = std::make_unique<Assembly>();

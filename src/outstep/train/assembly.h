@@ -77,6 +77,10 @@ uint64_t member_seed(uint64_t seed, int member);
 // connecting, while every rank can still say so.
 void require_world(const comm::Mesh& mesh, const comm::World& world);
 
+// Throws ConfigError where ranks could not send each other what lies on the recipe's device: from
+// GPUs, tensors travel over NCCL alone.
+void require_takes_device(const Recipe& recipe);
+
 // The parts of assemble, for whoever builds a rank without its peers (plan.cc).
 std::unique_ptr<Assembly> make_groups(Recipe& recipe, comm::Fabric& fabric);
 enum class MissingData {

@@ -97,12 +97,23 @@ TEST_F(AssemblyTest, AGpuThatIsNotThereIsAConfigError) {
 }
 
 TEST_F(AssemblyTest, RanksOnGpusNeedNccl) {
+  const auto complaint = [this](const std::vector<std::string>& overrides) -> std::string {
+    try {
+      require_takes_device(read_recipe_text(text(), "test.toml", overrides));
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "none";
+  };
   for (const char* mesh : {"mesh.replicas=2", "mesh.members=2"}) {
-    EXPECT_THAT(error_of({"train.device=cuda", mesh, "sync.name=ddp"}),
-                AllOf(StartsWith("config error: train.device = \"cuda\": 2 ranks"),
+    EXPECT_THAT(complaint({"train.device=cuda", mesh}),
+                AllOf(StartsWith("train.device = \"cuda\": 2 ranks"),
                       HasSubstr("over comm.backend = \"gloo\""),
                       HasSubstr("use comm.backend = \"nccl\", or train.device = \"cpu\"")));
+    EXPECT_EQ(complaint({"train.device=cuda", mesh, "comm.backend=nccl"}), "none");
+    EXPECT_EQ(complaint({mesh}), "none");
   }
+  EXPECT_EQ(complaint({"train.device=cuda"}), "none");
   EXPECT_THAT(error_of({"train.device=cuda", "mesh.stages=2", "engine.name=petra"}),
               HasSubstr("stages send each other tensors on the CPU alone"));
 }

@@ -113,9 +113,9 @@ Manifest parse(const Json& json) {
 
 Manifest Manifest::read(const fs::path& folder) {
   const fs::path path = folder / "manifest.json";
-  const Json json = io::parse_json(io::read_text(path), path.string());
+  const std::string text = io::read_text(path);
   try {
-    return parse(json);
+    return parse(io::parse_json(text, path.filename()));
   } catch (const nlohmann::json::exception& error) {
     throw DataError("{}: not a manifest: {}", path.string(), error.what());
   } catch (const DataError& error) {
