@@ -119,8 +119,6 @@ TEST_F(HuggingFace, SaysWhatIsWrongWithAFolder) {
   write("config.json", "{");
   EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }),
               HasSubstr("config.json: not JSON: "));
-  write("config.json", R"({"model_type": )" + std::string(100'000, '['));
-  EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }), HasSubstr("config.json: not JSON"));
   write("config.json",
         R"({"model_type": )" + std::string(100'000, '[') + std::string(100'000, ']') + "}");
   EXPECT_THAT(text_of<DataError>([&] { read_model(folder_); }),
