@@ -33,6 +33,7 @@ METHODS = {
     "wash, constant p": FADING | {"ensemble.p_schedule": "constant"},
     "wash, p 0.01": FADING | {"ensemble.p": 0.01},
     "wash, p 0.2": FADING | {"ensemble.p": 0.2},
+    "wash, p 0.5": FADING | {"ensemble.p": 0.5},
     "wash, all layers alike": FADING | {"ensemble.depth": "constant"},
     "wash_opt": FADING | {"ensemble.name": "wash_opt"},
     "dart": {"ensemble.name": "dart"},  # its timing goes by the length of the run
@@ -62,6 +63,8 @@ def experiments():
         yield CIFAR, "same", "heterogeneous", 3, method, 1
     for method in rescued[:3]:
         yield CIFAR, "independent", "same", 3, method, 1
+    for data in (FASHION, CIFAR):
+        yield data, "same", "same", 3, "wash, p 0.5", 1
     for seed in (2, 3):
         for experiment in fashion[len(main):]:
             yield *experiment, seed
