@@ -34,6 +34,7 @@ METHODS = {
     "wash, p 0.01": FADING | {"ensemble.p": 0.01},
     "wash, p 0.2": FADING | {"ensemble.p": 0.2},
     "wash, p 0.5": FADING | {"ensemble.p": 0.5},
+    "wash, constant p 0.2": FADING | {"ensemble.p": 0.2, "ensemble.p_schedule": "constant"},
     "wash, all layers alike": FADING | {"ensemble.depth": "constant"},
     "wash_opt": FADING | {"ensemble.name": "wash_opt"},
     "dart": {"ensemble.name": "dart"},  # its timing goes by the length of the run
@@ -64,7 +65,8 @@ def experiments():
     for method in rescued[:3]:
         yield CIFAR, "independent", "same", 3, method, 1
     for data in (FASHION, CIFAR):
-        yield data, "same", "same", 3, "wash, p 0.5", 1
+        for method in ("wash, p 0.5", "wash, constant p 0.2"):
+            yield data, "same", "same", 3, method, 1
     for seed in (2, 3):
         for experiment in fashion[len(main):]:
             yield *experiment, seed
