@@ -85,7 +85,7 @@ TEST(Footprint, IsWhatStagesKeep) {
 
 // How many micro-batches come to be in flight there depends on the clock.
 TEST(Footprint, IsTheMostThatFreeStagesKeep) {
-  for (const std::string& mode : {"petra", "dsp", "pipedream"}) {
+  for (const std::string mode : {"petra", "dsp", "pipedream"}) {
     for (const int64_t credits : {1, 3, 8}) {
       for (const int64_t k : {1, 3}) {
         const testing::Setting setting{
@@ -124,7 +124,7 @@ TEST(Footprint, CreditsAreOfFreeStagesAlone) {
   EXPECT_EQ(bytes("pipedream", 2).stashed, 2 * bytes("pipedream", 0).parameters);
   EXPECT_EQ(bytes("pipedream", 1).stashed, bytes("pipedream", 0).parameters);
   EXPECT_EQ(bytes("dsp", 3).kept * 5, bytes("dsp", 0).kept * 3);
-  for (const std::string& mode : {"gpipe", "1f1b", "reversible"}) {
+  for (const std::string mode : {"gpipe", "1f1b", "reversible"}) {
     EXPECT_EQ(bytes(mode, 9).total(), bytes(mode, 0).total()) << mode;
   }
 }
