@@ -9,8 +9,12 @@
 
 namespace outstep::apps {
 
+bool has_begun(const std::filesystem::path& run_folder) {
+  return !run_folder.empty() && std::filesystem::exists(run_folder / "recipe.toml");
+}
+
 std::string resume_hint(const std::filesystem::path& run_folder) {
-  if (!std::filesystem::exists(run_folder / "recipe.toml")) {
+  if (!has_begun(run_folder)) {
     return fmt::format("The run had not begun; start it again with: {} train RECIPE",
                        program_as_typed());
   }

@@ -6,6 +6,9 @@
 
 namespace outstep::apps {
 
+// Whether there is a run to go on with. The folder is made before, and may be empty (none yet).
+bool has_begun(const std::filesystem::path& run_folder);
+
 // What to do about a run that broke off: "The last checkpoint is …; continue with: outstep resume
 // RUN", or how to begin again when there is none.
 std::string resume_hint(const std::filesystem::path& run_folder);

@@ -75,10 +75,8 @@ int run(const std::string& path, const Invocation& invocation) {
 
 Inspection inspect(const fs::path& path) {
   if (!fs::exists(path)) throw DataError("{}: no such file or folder", path.string());
-  if (!fs::is_directory(path) && !fs::is_regular_file(path)) {
-    throw DataError("{}: neither a file nor a folder", path.string());
-  }
-  if (!fs::is_directory(path)) return inspect_file(path);
+  if (fs::is_regular_file(path)) return inspect_file(path);
+  if (!fs::is_directory(path)) throw DataError("{}: neither a file nor a folder", path.string());
   const bool is_run = fs::is_directory(path / "checkpoints");
   if (!is_run && !comm::flight_records_in(path).empty()) return inspect_flight(path);
   switch (train::folder_kind(path)) {

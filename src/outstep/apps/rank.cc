@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "outstep/apps/failure.h"
+#include "outstep/apps/hint.h"
 #include "outstep/apps/launcher.h"
 #include "outstep/apps/places.h"
 #include "outstep/base/errors.h"
@@ -82,10 +83,6 @@ LaunchOptions launch_of(const train::Recipe& recipe, const RankOptions& options)
   LaunchOptions launch{.command = {program_path()}, .num_ranks = recipe.mesh.size()};
   launch.command.insert(launch.command.end(), options.arguments.begin(), options.arguments.end());
   return launch;
-}
-
-bool has_begun(const std::filesystem::path& run_folder) {
-  return !run_folder.empty() && std::filesystem::exists(run_folder / "recipe.toml");
 }
 
 // Tells who was lost and how, and who goes on from where.
