@@ -67,9 +67,10 @@ def experiments():
     for data in (FASHION, CIFAR):
         for method in ("wash, p 0.5", "wash, constant p 0.2"):
             yield data, "same", "same", 3, method, 1
-    for seed in (2, 3):
-        for experiment in fashion[len(main):]:
-            yield *experiment, seed
+    for others in (fashion[len(main):len(main) + len(variants)], fashion[len(main) + len(variants):]):
+        for seed in (2, 3):
+            for experiment in others:
+                yield *experiment, seed
 
 
 def settings_of(key):

@@ -132,8 +132,9 @@ class NcclGroup : public WrappedGroup {
     }
     std::vector<int64_t> received = splits.received, sent = splits.sent;
     at::Tensor from = input.detach(), to = output.detach();
-    finish([&] { return backend_->alltoall_base(to, from, received, sent); }, "all_to_all", options,
-           input.nbytes());
+    run([&] { return backend_->alltoall_base(to, from, received, sent); }, "all_to_all", options);
+    const int64_t leaving = input.numel() - sent[static_cast<size_t>(rank())];
+    count_sent(leaving * static_cast<int64_t>(input.element_size()));
   }
 
   void broadcast(at::Tensor tensor, int root, CallOptions options) override {
@@ -177,13 +178,18 @@ class NcclGroup : public WrappedGroup {
     return {.names = names_, .peer = peer, .options = options};
   }
 
-  // traffic: what the collective moves if all of it were sent; a rank sends (N-1)/N of it. NCCL
-  // does not say which peer a collective failed at: the complaint names the group.
+  // NCCL does not say which peer a collective failed at: the complaint names the group.
   template <typename Post>
-  void finish(const Post& post, const char* operation, CallOptions options, size_t traffic) {
+  void run(const Post& post, const char* operation, CallOptions options) {
     if (!options.deadline) options.deadline = deadline();
     options.operation = operation;
     run_bounded(post, {.names = group_name_, .peer = 0, .options = options}, inner());
+  }
+
+  // traffic: what the collective moves if all of it were sent; a rank sends (N-1)/N of it.
+  template <typename Post>
+  void finish(const Post& post, const char* operation, CallOptions options, size_t traffic) {
+    run(post, operation, options);
     count_sent(static_cast<int64_t>(traffic) * (size() - 1) / size());
   }
 

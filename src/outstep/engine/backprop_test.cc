@@ -65,8 +65,9 @@ data::Batch first_batch(const Bench& bench) {
 
 class BackpropIn : public ::testing::TestWithParam<Precision> {};
 INSTANTIATE_TEST_SUITE_P(Precisions, BackpropIn,
-                         ::testing::Values(Precision::fp32, Precision::bf16), [](const auto& info) {
-                           return info.param == Precision::fp32 ? "fp32" : "bf16";
+                         ::testing::Values(Precision::fp32, Precision::bf16),
+                         [](const auto& tested) {
+                           return tested.param == Precision::fp32 ? "fp32" : "bf16";
                          });
 
 TEST_P(BackpropIn, AddsAutogradsGradientIntoTheFlatVector) {

@@ -47,8 +47,8 @@ INSTANTIATE_TEST_SUITE_P(
     Kinds, Coupled,
     ::testing::Values(Case{"basic", at::kDouble, 1e-15}, Case{"basic", at::kFloat, 1e-6},
                       Case{"bottleneck", at::kDouble, 1e-15}, Case{"bottleneck", at::kFloat, 1e-6}),
-    [](const auto& info) {
-      return info.param.kind + (info.param.type == at::kDouble ? "_fp64" : "_fp32");
+    [](const auto& tested) {
+      return tested.param.kind + (tested.param.type == at::kDouble ? "_fp64" : "_fp32");
     });
 
 TEST_P(Coupled, Spec4InversesUndoABlockAndAChain) {

@@ -199,7 +199,7 @@ TEST_P(OptimizerContract, SaysHowMuchItRemembers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Optim, OptimizerContract, testing::ValuesIn(kCases),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& tested) { return tested.param.name; });
 
 TEST(Sgd, DecaysOnlyWhereTheSegmentSays) {
   const Sgd optimizer({.momentum = 0, .weight_decay = 0.5}, {{{0, 2}, true}, {{2, 4}, false}});

@@ -16,8 +16,8 @@
 #include "outstep/optim/sgd.h"
 #include "outstep/sync/acco.h"
 #include "outstep/sync/ddp.h"
-#include "outstep/sync/delayed.h"
 #include "outstep/sync/none.h"
+#include "outstep/sync/one_step_late.h"
 #include "outstep/sync/zero1.h"
 
 // What the tests of this room share: a small run of any synchronizer, with ranks as threads.
@@ -89,7 +89,7 @@ inline std::unique_ptr<method::Synchronizer> make_sync(const SyncChoice& choice,
   if (choice.name == "dpu" || choice.name == "wp") {
     const auto next =
         choice.name == "dpu" ? NextGradient::at_old_parameters : NextGradient::at_prediction;
-    return std::make_unique<Delayed>(parts, next, overlapped);
+    return std::make_unique<OneStepLate>(parts, next, overlapped);
   }
   return std::make_unique<None>(parts, NoneOptions{.on_nonfinite = choice.on_nonfinite});
 }

@@ -109,7 +109,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"images_none", true, {}}, Case{"images_bf16", true, {"engine.precision=bf16"}},
         Case{"images_ddp", true, {"mesh.replicas=2", "sync.name=ddp"}},
         Case{"images_zero1", true, {"mesh.replicas=2", "sync.name=zero1"}}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& tested) { return tested.param.name; });
 
 // The global batch stays the same: 4 micro-batches a step, on 2 then 4 then 1 replicas.
 TEST_F(CheckpointTest, AnotherNumberOfReplicasGoesOnAsIfNothingHadHappened) {

@@ -12,8 +12,8 @@
 #include "outstep/optim/optimizers.h"
 #include "outstep/sync/acco.h"
 #include "outstep/sync/ddp.h"
-#include "outstep/sync/delayed.h"
 #include "outstep/sync/none.h"
+#include "outstep/sync/one_step_late.h"
 #include "outstep/sync/zero1.h"
 
 namespace outstep::train {
@@ -169,7 +169,7 @@ std::unique_ptr<method::Synchronizer> make_synchronizer(Recipe& recipe, Assembly
     auto options = sync::OverlappedOptions::read(section);
     require_fits_mesh(options, name, assembly);
     options.read_record(rank, assembly.mesh.size(), 1);
-    return std::make_unique<sync::Delayed>(parts, next, std::move(options));
+    return std::make_unique<sync::OneStepLate>(parts, next, std::move(options));
   }
   if (name == "acco") {
     auto options = sync::AccoOptions::read(section, recipe.train.accumulation);

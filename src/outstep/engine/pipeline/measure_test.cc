@@ -28,7 +28,7 @@ Reports reports_of(const Setting& setting) {
 
 class Measured : public ::testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Measured, ::testing::ValuesIn(testing::variants()),
-                         [](const auto& info) { return "mode_" + info.param.name; });
+                         [](const auto& tested) { return "mode_" + tested.param.name; });
 
 // Nothing is stale where nothing changes.
 TEST_P(Measured, WithoutUpdatesGradientsAreTheExactOnes) {

@@ -17,7 +17,7 @@ using testing::StageRank;
 
 class Resumed : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Resumed, ::testing::ValuesIn(pipeline_mode_names()),
-                         [](const auto& info) { return "mode_" + info.param; });
+                         [](const auto& tested) { return "mode_" + tested.param; });
 
 // With everything in flight, without draining.
 TEST_P(Resumed, Spec8GoesOnBitForBit) {

@@ -65,7 +65,7 @@ std::vector<Case> cases() {
 
 class Ticks : public ::testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Modes, Ticks, ::testing::ValuesIn(cases()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& tested) { return tested.param.name; });
 
 TEST_P(Ticks, Spec5RanksAreTheSimulatorBitForBit) {
   TickSimulator simulator(GetParam().setting);

@@ -25,10 +25,10 @@ enum class NextGradient {
 // Only θ̃ is gathered then. What acco is measured against: the same overlap in half the traffic,
 // with the harm of old gradients. A call of step is one round; the next gradient is pending between
 // calls. docs/methods/dpu.md.
-class Delayed : public Overlapped {
+class OneStepLate : public Overlapped {
  public:
-  Delayed(Parts parts, NextGradient next, OverlappedOptions options);
-  ~Delayed() override;
+  OneStepLate(Parts parts, NextGradient next, OverlappedOptions options);
+  ~OneStepLate() override;
 
   int64_t communication_bytes() const override;
 

@@ -1,27 +1,27 @@
-#include "outstep/sync/delayed.h"
+#include "outstep/sync/one_step_late.h"
 
 namespace outstep::sync {
 
-Delayed::Delayed(Parts parts, NextGradient next, OverlappedOptions options)
+OneStepLate::OneStepLate(Parts parts, NextGradient next, OverlappedOptions options)
     : Overlapped(parts, next == NextGradient::at_prediction ? "wp" : "dpu", options) {
   if (next == NextGradient::at_prediction) predicted_ = at::empty_like(shard_.values());
 }
 
 // The communication thread uses this class's members too.
-Delayed::~Delayed() { rounds_.stop(); }
+OneStepLate::~OneStepLate() { rounds_.stop(); }
 
-int64_t Delayed::communication_bytes() const {
+int64_t OneStepLate::communication_bytes() const {
   const int64_t of_prediction =
       predicted_.defined() ? static_cast<int64_t>(predicted_.nbytes()) : 0;
   return rounds_.communication_bytes() + of_prediction;
 }
 
-const at::Tensor* Delayed::prediction() const {
+const at::Tensor* OneStepLate::prediction() const {
   return predicted_.defined() ? &predicted_ : nullptr;
 }
 
-void Delayed::run_rounds(method::GradientEngine& engine, const method::StepContext& context,
-                         method::StepReport& report) {
+void OneStepLate::run_rounds(method::GradientEngine& engine, const method::StepContext& context,
+                             method::StepReport& report) {
   const bool is_start = !rounds_.pending();
   if (is_start) {
     rounds_.prime(engine, options_.length(context.accumulation, context.step).at_least);
@@ -38,7 +38,7 @@ void Delayed::run_rounds(method::GradientEngine& engine, const method::StepConte
   rounds_.put_back_buffers(buffers, judgement_);
 }
 
-at::Tensor Delayed::commit(const method::Reduced& all, const method::StepContext& context) {
+at::Tensor OneStepLate::commit(const method::Reduced& all, const method::StepContext& context) {
   num_committed_ = all.micro_batches;
   judgement_ = judge(all.gradient, all.micro_batches, context, all.local);
   shard_.commit(all.gradient, judgement_, context.lr);
