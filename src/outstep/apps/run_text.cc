@@ -9,6 +9,7 @@
 #include "outstep/apps/places.h"
 #include "outstep/apps/table.h"
 #include "outstep/base/text.h"
+#include "outstep/engine/pipeline/mode.h"
 #include "outstep/train/evaluation.h"
 
 namespace outstep::apps {
@@ -28,10 +29,38 @@ const char* shape_name(optim::Schedule::Shape shape) {
   return "";
 }
 
-std::string traffic_text(const train::Assembly& assembly) {
+// To other replicas and members.
+int64_t bytes_of_a_step(const train::Assembly& assembly) {
   int64_t sent = assembly.sync->planned_traffic().bytes_sent;
   if (assembly.mixer) sent += std::llround(assembly.mixer->planned_bytes_per_step());
-  return sent > 0 ? fmt::format("sends {} a step", human_bytes(sent)) : "sends nothing";
+  return sent;
+}
+
+std::string traffic_text(const train::Assembly& assembly) {
+  const int64_t sent = bytes_of_a_step(assembly);
+  const bool has_stages = assembly.mesh.stages > 1;
+  if (sent == 0) return has_stages ? "sends activations" : "sends nothing";
+  return fmt::format("sends {} a step{}", human_bytes(sent), has_stages ? " and activations" : "");
+}
+
+// How the model is cut, and whether a mode that rebuilds inputs has anything to rebuild.
+std::string stages_text(const train::Assembly& assembly, const std::string& engine) {
+  if (!assembly.stage_group) return "";
+  std::string text;
+  if (assembly.mesh.stages > 1) {
+    text =
+        fmt::format("stages {} blocks; this one has {} parameters\n",
+                    fmt::join(assembly.cut, " + "), with_commas(assembly.params->num_parameters()));
+  }
+  if (engine::pipeline_mode(engine).buffering.keep != engine::Keep::nothing) return text;
+  const auto& blocks = assembly.model->blocks;
+  if (std::ranges::any_of(blocks, [](const auto& block) { return block->is_reversible(); })) {
+    return text;
+  }
+  return text + fmt::format(
+                    "none of the model's {} blocks is reversible: engine {} keeps the input of "
+                    "each; RevNet, RevGPT and RevViT are what it is for\n",
+                    blocks.size(), engine);
 }
 
 // "validation loss 1.71 nats/byte (2.47 bits)" or "validation loss 0.52, accuracy 82.1 %"
@@ -133,13 +162,11 @@ std::string start_text(train::Recipe& recipe, const train::Assembly& assembly) {
       engine.text("name", "backprop"), assembly.stream->options().micro_batch,
       assembly.sync->name(), ensemble.text("name", "none"), assembly.optimizer->name(), schedule.lr,
       shape_name(schedule.shape));
-  if (assembly.mesh.stages > 1) {
-    text += fmt::format("stages {} blocks; this one has {} parameters\n",
-                        fmt::join(assembly.cut, " + "), with_commas(params.num_parameters()));
-  }
+  text += stages_text(assembly, engine.text("name", "backprop"));
   text +=
       fmt::format("data   {} · {}\n", assembly.data.train->describe(), assembly.data.path.string());
-  text += fmt::format("per rank: {} parameters, gradients, optimizer and buffers · {}",
+  text += fmt::format("{}: {} parameters, gradients, optimizer and buffers · {}",
+                      assembly.mesh.stages > 1 ? "this stage" : "per rank",
                       human_bytes(state_bytes), traffic_text(assembly));
   return text;
 }
@@ -157,10 +184,15 @@ std::string end_text(const train::Assembly& assembly, const train::Summary& summ
                       steps_text(summary), without_lost(summary.lost_members),
                       human_seconds(summary.train_seconds),
                       with_commas(std::llround(summary.units_per_second)), summary.unit);
-  text += fmt::format("memory {} of tensors at most", human_bytes(summary.peak_memory_bytes));
+  text += fmt::format("memory {} of tensors at most{}", human_bytes(summary.peak_memory_bytes),
+                      assembly.mesh.stages > 1 ? " on this stage" : "");
   if (summary.bytes_sent > 0) {
-    text += fmt::format(" · sent {} · {:.0f} % of it behind computing",
-                        human_bytes(summary.bytes_sent), 100 * summary.overlap_fraction);
+    text += fmt::format(" · sent {}", human_bytes(summary.bytes_sent));
+  }
+  // Of what stages send each other, bubble_fraction tells what it costs.
+  if (bytes_of_a_step(assembly) > 0) {
+    text += fmt::format(" · {:.0f} % of {} behind computing", 100 * summary.overlap_fraction,
+                        assembly.mesh.stages > 1 ? "that to other replicas" : "it");
   }
   const std::string run = summary.run.string();
   if (summary.population) {

@@ -103,6 +103,26 @@ std::string layout_of(const nn::FlatParams& params) {
   return layout;
 }
 
+// Of a set's first, middle and last example as they are.
+uint64_t hash_of(const data::Dataset& set) {
+  if (set.size() == 0) return 0;
+  const std::vector<data::Dataset::Example> examples = {
+      {.index = 0}, {.index = set.size() / 2}, {.index = set.size() - 1}};
+  const data::Batch batch = set.gather(examples, {.augment = false});
+  uint64_t hash = static_cast<uint64_t>(set.size());
+  for (const at::Tensor& part : {batch.inputs.contiguous(), batch.targets.contiguous()}) {
+    const auto* bytes = static_cast<const std::byte*>(part.const_data_ptr());
+    hash = hash64({bytes, part.nbytes()}, hash);
+  }
+  return hash;
+}
+
+// Stages read inputs and targets of one example, and replicas their parts of one row, each from
+// files of its own.
+uint64_t hash_of(const data::Datasets& data) {
+  return hash_text(fmt::format("{} {}", hash_of(*data.train), hash_of(*data.validation)));
+}
+
 std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOptions& data,
                                           const Assembly& assembly, trace::Tracer* tracer) {
   data::StreamOptions options;
@@ -165,11 +185,14 @@ nn::ModelFacts facts_of(const data::Datasets& data, const std::string& name) {
 
 void require_world(const comm::Mesh& mesh, const comm::World& world) {
   if (mesh.size() == world.world_size) return;
-  throw ConfigError(
-      "the recipe's mesh is {} = {} {}, but this world ({}) has {}; start as many, or set "
-      "--mesh.replicas={}",
-      mesh.describe(), mesh.size(), mesh.size() == 1 ? "rank" : "ranks", world.source,
-      world.world_size, world.world_size);
+  const int of_a_replica = mesh.stages * mesh.members;
+  const std::string way_out =
+      world.world_size % of_a_replica == 0
+          ? fmt::format(", or set --mesh.replicas={}", world.world_size / of_a_replica)
+          : fmt::format(", or a multiple of {} with as many mesh.replicas", of_a_replica);
+  throw ConfigError("the recipe's mesh is {} = {} {}, but this world ({}) has {}; start as many{}",
+                    mesh.describe(), mesh.size(), mesh.size() == 1 ? "rank" : "ranks", world.source,
+                    world.world_size, way_out);
 }
 
 uint64_t member_seed(uint64_t seed, int member) {
@@ -271,10 +294,15 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
     const std::string name = section.text("name", "backprop");
     options = engine::PipelineOptions::read(section, name, recipe.train.accumulation, num_stages);
     micro_batch = section.integer("micro_batch", data::StreamOptions().micro_batch, {.min = 1});
-    engine::require_enough_blocks(*assembly.model, num_stages, section.origin("stages"));
+    engine::require_enough_blocks(*assembly.model, num_stages,
+                                  recipe.settings.section("mesh").origin("stages"));
     if (is_said) {
       section.integers("stages", whole);
     } else {
+      if (num_stages > 1) {
+        engine::require_untied(*assembly.model,
+                               recipe.settings.section("model").origin("tie_word_embeddings"));
+      }
       by_memory = section.text("stages", "auto", {.choices = {"auto", "memory"}}) == "memory";
       if (by_memory && options.mode.buffering.keep == engine::Keep::graph) {
         throw ConfigError(
@@ -307,7 +335,7 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
       return engine::balanced_cut(measure_costs(options, micro_batch, assembly), num_stages,
                                   options.mode);
     };
-    section.settle("stages", agreed_cut(world, measure), "measured");
+    section.settle("stages", agreed_cut(world, measure), by_memory ? "by memory" : "measured");
   }
   assembly.cut = section.integers("stages", whole);
   engine::require_cuts(*assembly.model, assembly.cut, num_stages, section.origin("stages"));
@@ -352,10 +380,15 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, c
   auto assembly = make_groups(recipe, fabric);
   comm::Group& world = *assembly->world_group;
   use_threads(*assembly, fair_threads(recipe.train.threads, fabric.world().local_size));
-  together(world, [&] { build_model(recipe, places, *assembly); });
+  uint64_t hash_of_data = 0;
+  together(world, [&] {
+    build_model(recipe, places, *assembly);
+    hash_of_data = hash_of(assembly->data);
+  });
   choose_cut(recipe, *assembly, &world);
   together(world, [&] { build_rest(recipe, *assembly, tracer); });
   require_same(recipe.settings.resolved(), "another recipe", world);
+  comm::require_agreement(world, "data", hash_of_data);
   const uint64_t layout = hash_text(layout_of(*assembly->params));
   comm::require_agreement(*assembly->control_group, "parameters", layout);
   comm::require_agreement(*assembly->population_group, "parameters", layout);

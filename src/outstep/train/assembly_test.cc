@@ -7,6 +7,7 @@
 
 #include "outstep/base/errors.h"
 #include "outstep/comm/launch.h"
+#include "outstep/io/files.h"
 #include "outstep/train/tables.h"
 #include "outstep/train/test_world.h"
 
@@ -130,6 +131,18 @@ TEST_F(AssemblyTest, AWorldOfAnotherSizeThanTheMeshIsRefused) {
   }
 }
 
+// One that no number of replicas fits.
+TEST_F(AssemblyTest, AWorldOfHalfAPipelineIsToldWhatWouldFit) {
+  const comm::Mesh mesh{.replicas = 1, .stages = 2, .members = 1};
+  try {
+    require_world(mesh, {.world_size = 3});
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), EndsWith("has 3; start as many, or a multiple of 2 with as many "
+                                       "mesh.replicas"));
+  }
+}
+
 TEST_F(AssemblyTest, RanksWithDifferentRecipesAreRefusedWithTheFirstDifference) {
   auto fabrics = comm::local_fabrics(2);
   std::vector<std::string> errors(2);
@@ -152,6 +165,41 @@ TEST_F(AssemblyTest, RanksWithDifferentRecipesAreRefusedWithTheFirstDifference) 
   EXPECT_EQ(errors[0],
             "rank 1 has another recipe than rank 0: \"lr = 0.2\" where rank 0 has \"lr = 0.1\"; "
             "start all ranks with the same recipe and overrides");
+}
+
+// A stage that reads inputs elsewhere than the last one reads targets would learn nonsense in
+// silence. Of as many bytes, with one that is another.
+TEST_F(AssemblyTest, RanksWithDifferentDataAreRefused) {
+  for (const bool is_same : {true, false}) {
+    auto fabrics = comm::local_fabrics(2);
+    std::vector<std::string> errors(2);
+    {
+      std::vector<std::jthread> ranks;
+      for (size_t r = 0; r < 2; ++r) {
+        ranks.emplace_back([&, r] {
+          const auto root = folder_.path() / std::to_string(r);
+          std::filesystem::create_directories(root);
+          std::string words = io::read_text(folder_.path() / "words.txt");
+          if (r == 1 && !is_same) words.back() = '?';
+          io::write_text_atomically(root / "words.txt", words);
+          Recipe recipe = read_recipe_text(
+              text(), "test.toml", {"mesh.replicas=2", "sync.name=ddp", "data.path=words.txt"});
+          try {
+            assemble(recipe, {.data_root = root}, *fabrics[r], nullptr);
+          } catch (const ConfigError& error) {
+            errors[r] = error.what();
+          }
+        });
+      }
+    }
+    EXPECT_EQ(errors[0], errors[1]);
+    if (is_same) {
+      EXPECT_EQ(errors[0], "");
+    } else {
+      EXPECT_THAT(errors[0], AllOf(StartsWith("ranks differ in their data: rank 1"),
+                                   HasSubstr("differs from rank 0")));
+    }
+  }
 }
 
 TEST_F(AssemblyTest, MissingDataIsADataErrorOnEveryRank) {

@@ -226,7 +226,8 @@ TEST_F(PipelineTest, RefusesWhatMakesNoSense) {
   EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=petra", "engine.stages=[3, 3]"}),
               HasSubstr("add up to the 10 of model \"resnet\""));
   EXPECT_THAT(error_of({"mesh.stages=11", "engine.name=petra"}),
-              HasSubstr("mesh.stages = 11 is more than the 10 blocks of model \"resnet\""));
+              HasSubstr("--mesh.stages: mesh.stages = 11 is more than the 10 blocks of model "
+                        "\"resnet\"; every stage needs one"));
   EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=petra", "engine.stages=evenly"}),
               HasSubstr("engine.stages is \"evenly\", it must be one of: auto"));
   EXPECT_THAT(error_of({"mesh.stages=2", "mesh.replicas=2", "engine.name=petra",
@@ -250,6 +251,12 @@ TEST_F(PipelineTest, RefusesWhatMakesNoSense) {
       HasSubstr("engine.pace = \"free\" has no ticks"));
   EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=1f1b", "engine.stages=memory"}),
               HasSubstr("cannot tell how large the graphs are"));
+  EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=petra", "engine.stages=[5, 5]",
+                        "mesh.replicas=2", "engine.record_ticks=[3]", "engine.record_folder=here"}),
+              HasSubstr("engine.record_ticks is for one pipeline, and here are 2"));
+  EXPECT_THAT(error_of({"mesh.stages=2", "engine.name=petra", "engine.stages=[5, 5]",
+                        "engine.record_ticks=[3]", "engine.record_folder=/proc/here"}),
+              HasSubstr("engine.record_folder = \"/proc/here\": cannot be written to"));
   EXPECT_THAT(error_of({"engine.name=petra", "engine.record_ticks=[3]"}),
               HasSubstr("engine.record_ticks needs a record_folder"));
   EXPECT_THAT(

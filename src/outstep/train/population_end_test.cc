@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "outstep/data/regularization.h"
 #include "outstep/io/safetensors.h"

@@ -88,6 +88,16 @@ double moments_per_parameter(const Assembly& assembly) {
   return static_cast<double>(elements) / static_cast<double>(assembly.params->size());
 }
 
+// Files of ticks are named by stage alone.
+void require_one_pipeline(const engine::PipelineOptions& options, const comm::Mesh& mesh,
+                          const std::string& origin) {
+  if (options.record_ticks.empty() || mesh.replicas * mesh.members == 1) return;
+  throw ConfigError(
+      "{}: engine.record_ticks is for one pipeline, and here are {}; use mesh.replicas = 1 and "
+      "mesh.members = 1",
+      origin, mesh.replicas * mesh.members);
+}
+
 // A stage records a tick as it begins the next one, and the last stage, in tick t with micro-batch
 // t - (J - 1), ends first.
 void require_ticks_to_come(const engine::PipelineOptions& options, const Recipe& recipe,
@@ -122,6 +132,7 @@ std::unique_ptr<method::GradientEngine> make_engine(Recipe& recipe, Assembly& as
   if (name != "backprop") {
     auto options = engine::PipelineOptions::read(section, name, recipe.train.accumulation,
                                                  assembly.mesh.stages);
+    require_one_pipeline(options, assembly.mesh, section.origin("record_ticks"));
     require_ticks_to_come(options, recipe, section.origin("record_ticks"));
     options.seed = member_seed(recipe.train.seed, assembly.member_id());
     options.tracer = tracer;

@@ -53,6 +53,7 @@ void Tally::add(const StepRecord& record, const StepTotals& totals) {
   num_skipped_ += report.is_skipped ? 1 : 0;
   seconds_ += record.seconds;
   all_ += totals.contribution;
+  own_ += report.local;
   num_passes_ += totals.num_passes;
   bytes_sent_ += report.bytes_sent + record.engine.bytes_sent + record.mix.bytes_sent;
   stage_idle_seconds_ += record.engine.idle_seconds;
@@ -115,6 +116,9 @@ nlohmann::ordered_json Tally::to_json(const std::string& unit) const {
     line["stage/idle_seconds"] = stage_idle_seconds_;
     line["bubble_fraction"] = ratio(stage_idle_seconds_, seconds_);
     line["stage/kept_bytes"] = kept_bytes_;
+    line["stage/staleness_mean"] =
+        ratio(own_.staleness_sum, static_cast<double>(own_.micro_batches));
+    line["stage/staleness_max"] = own_.staleness_max;
     if (last_error_) line["stage/reconstruction_error"] = *last_error_;
     if (last_alignment_) line["stage/gradient_alignment"] = *last_alignment_;
   }

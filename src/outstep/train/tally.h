@@ -62,6 +62,7 @@ class Tally {
   double seconds_ = 0;
   method::Contribution all_;  // of all replicas
   int64_t num_passes_ = 0;
+  method::Contribution own_;  // of this rank
   double stage_idle_seconds_ = 0;
   int64_t kept_bytes_ = 0;
   bool is_stage_ = false;

@@ -49,8 +49,24 @@ nn::BlockRange blocks_of(const Cut& cut, int stage) {
 
 void require_enough_blocks(const nn::Model& model, int num_stages, const std::string& origin) {
   if (num_stages <= std::ssize(model.blocks)) return;
-  throw ConfigError("{}: mesh.stages = {} is more than the {} blocks of model \"{}\"", origin,
-                    num_stages, model.blocks.size(), model.family());
+  throw ConfigError(
+      "{}: mesh.stages = {} is more than the {} blocks of model \"{}\"; every stage needs one",
+      origin, num_stages, model.blocks.size(), model.family());
+}
+
+void require_untied(const nn::Model& model, const std::string& origin) {
+  std::map<const nn::Parameter*, size_t> owner;
+  for (size_t b = 0; b < model.blocks.size(); ++b) {
+    for (const nn::Parameter* parameter : model.blocks[b]->parameters()) {
+      const auto [found, is_new] = owner.try_emplace(parameter, b);
+      if (is_new || found->second == b) continue;
+      throw ConfigError(
+          "{}: parameter \"{}\" is tied across blocks {} and {}, and a stage's parameters are its "
+          "own; untie it (model.tie_word_embeddings = false), use mesh.stages = 1, or cut by hand "
+          "so that one stage has both (engine.stages)",
+          origin, parameter->name, found->second, b);
+    }
+  }
 }
 
 void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
@@ -58,8 +74,8 @@ void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
   require_enough_blocks(model, num_stages, origin);
   const auto num_blocks = std::ssize(model.blocks);
   if (std::ssize(cut) != num_stages) {
-    throw ConfigError("{}: engine.stages has {} numbers, but mesh.stages is {}", origin, cut.size(),
-                      num_stages);
+    throw ConfigError("{}: engine.stages has {} {}, but mesh.stages is {}", origin, cut.size(),
+                      cut.size() == 1 ? "number" : "numbers", num_stages);
   }
   if (std::ranges::any_of(cut, [](int64_t blocks) { return blocks < 1; }) ||
       std::accumulate(cut.begin(), cut.end(), int64_t{0}) != num_blocks) {

@@ -22,6 +22,9 @@ nn::BlockRange blocks_of(const Cut& cut, int stage);
 
 // Throws ConfigError, beginning with origin, if there are more stages than blocks.
 void require_enough_blocks(const nn::Model& model, int num_stages, const std::string& origin);
+// Throws ConfigError, beginning with origin, if blocks share a parameter: where a cut may fall, is
+// found without looking at that.
+void require_untied(const nn::Model& model, const std::string& origin);
 // Throws ConfigError, beginning with origin, unless the cut gives every stage a block and every
 // block a stage, and no parameter belongs to two stages.
 void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,

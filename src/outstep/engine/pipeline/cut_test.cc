@@ -34,12 +34,18 @@ TEST(Cut, RefusesWhatIsNone) {
                 "up to the 7 of model \"revnet\""));
   EXPECT_THAT(complaint(*model, {7, 0}, 2), HasSubstr("1 or more each"));
   EXPECT_THAT(complaint(*model, {7}, 2),
-              HasSubstr("engine.stages has 1 numbers, but mesh.stages is 2"));
+              HasSubstr("engine.stages has 1 number, but mesh.stages is 2"));
   EXPECT_THAT(complaint(*model, {}, 8), HasSubstr("mesh.stages = 8 is more than the 7 blocks"));
   const nn::Gpt2 tied({.vocab_size = 5, .n_positions = 8, .n_embd = 8, .n_layer = 1, .n_head = 1});
   EXPECT_THAT(complaint(tied, {2, 1}, 2),
               HasSubstr("parameter \"transformer.wte.weight\" is tied across stages 0 and 1"));
   EXPECT_EQ(complaint(tied, {3}, 1), "");
+  // Before anything is measured.
+  EXPECT_NO_THROW(require_untied(*model, "my.toml:3:1"));
+  EXPECT_THAT([&] { require_untied(tied, "my.toml:7:1"); },
+              ::testing::ThrowsMessage<ConfigError>(
+                  HasSubstr("my.toml:7:1: parameter \"transformer.wte.weight\" is tied across "
+                            "blocks 0 and 2")));
 }
 
 // A stage before the last costs forward twice and backward; the last one, with its graph, once.

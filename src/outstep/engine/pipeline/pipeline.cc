@@ -1,6 +1,7 @@
 #include "outstep/engine/pipeline/pipeline.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -125,6 +126,7 @@ PipelineEngine::PipelineEngine(const StageParts& parts, PipelineOptions options)
   if (rank + 1 < parts.stages.size()) next_.emplace(parts.stages, link);
   link.towards = Towards::previous;
   if (rank > 0) previous_.emplace(parts.stages, link);
+  if (!options_.record_ticks.empty()) make_record_folder();
 }
 
 PipelineEngine::~PipelineEngine() = default;
@@ -170,7 +172,7 @@ Action::Kind PipelineEngine::first_to_come() {
     if (!bell_.wait_for(awaited.patience(), [&] { return can_go_back() || can_go_forward(); })) {
       awaited.give_up(awaits_gradients
                           ? text_of(Message::Kind::gradients, passing_.front().micro_batch)
-                          : text_of(Message::Kind::activations),
+                          : text_of(Message::Kind::activations, next_arriving_),
                       begin);
     }
     idle_seconds_ += seconds_since(begin);
@@ -219,7 +221,11 @@ at::Tensor PipelineEngine::exact_gradient() {
 data::Batch PipelineEngine::draw() { return placed(parts_.stream.next(), form_); }
 
 Message PipelineEngine::receive_or_draw() {
-  if (!is_first()) return previous_->receive(Message::Kind::activations);
+  if (!is_first()) {
+    Message message = previous_->receive(Message::Kind::activations, next_arriving_);
+    next_arriving_ = message.micro_batch + parts_.stream.options().num_replicas;
+    return message;
+  }
   const data::Batch batch = draw();
   Message drawn{.kind = Message::Kind::activations,
                 .micro_batch = batch.index,
@@ -231,15 +237,38 @@ Message PipelineEngine::receive_or_draw() {
 }
 
 // The last stage draws the same row as the first one, some ticks later.
-at::Tensor PipelineEngine::draw_targets(int64_t micro_batch) {
+at::Tensor PipelineEngine::draw_targets(const Message& inputs) {
   data::Batch batch = parts_.stream.next();
-  if (batch.index != micro_batch && is_stream_to_be_set_) {
-    parts_.stream.restart_at(micro_batch);
+  if (batch.index != inputs.micro_batch && is_stream_to_be_set_) {
+    parts_.stream.restart_at(inputs.micro_batch);
     batch = parts_.stream.next();
   }
   is_stream_to_be_set_ = false;
-  check(batch.index == micro_batch, "the last stage's targets are those of the inputs it is sent");
+  check(batch.index == inputs.micro_batch,
+        "the last stage's targets are those of the inputs it is sent");
+  require_same_size(inputs, batch);
   return batch.targets.to(form_.device);
+}
+
+// What one stage reads, another reads the rest of.
+void PipelineEngine::require_same_size(const Message& message, const data::Batch& own) const {
+  if (message.num_samples == own.num_samples) return;
+  throw CommError(
+      "stage {} sent {}, of {} examples, where stage {} reads {}: do all ranks read the same data?",
+      parts_.stages.rank() - 1, text_of(message.kind, message.micro_batch), message.num_samples,
+      parts_.stages.rank(), own.num_samples);
+}
+
+// Before training, not at the first tick that is to be written.
+void PipelineEngine::make_record_folder() const {
+  std::error_code error;
+  std::filesystem::create_directories(options_.record_folder, error);
+  if (!error && access(options_.record_folder.c_str(), W_OK) != 0) {
+    error = std::error_code(errno, std::generic_category());
+  }
+  if (!error) return;
+  throw ConfigError("engine.record_folder = \"{}\": cannot be written to: {}",
+                    options_.record_folder, error.message());
 }
 
 // A stage's ticks go with its forward passes, one a tick: before that of tick t + 1 the parameters
@@ -251,8 +280,6 @@ void PipelineEngine::record(int64_t tick) {
     tensors.emplace_back("losses", at::tensor(losses_to_record_, at::kDouble));
     losses_to_record_.clear();
   }
-  std::error_code error;
-  std::filesystem::create_directories(options_.record_folder, error);
   const std::filesystem::path path =
       std::filesystem::path(options_.record_folder) /
       fmt::format("tick-{:06}-stage-{}.safetensors", tick, parts_.stages.rank());
@@ -272,7 +299,7 @@ void PipelineEngine::forward() {
   const trace::Span span(options_.tracer, trace::Track::compute, "forward",
                          {.step = message.micro_batch});
   if (is_last()) {
-    const at::Tensor targets = is_first() ? message.gradient.x : draw_targets(message.micro_batch);
+    const at::Tensor targets = is_first() ? message.gradient.x : draw_targets(message);
     passing.loss = stage_.forward_to_loss(message.micro_batch, message.streams, targets);
     if (!options_.record_ticks.empty()) losses_to_record_.push_back(passing.loss);
   } else {
@@ -338,12 +365,17 @@ at::Tensor PipelineEngine::predict(const data::Batch& batch, nn::ForwardContext 
   if (is_first()) {
     input = {.x = placed(batch, form_).inputs};
   } else {
-    input = previous_->receive(Message::Kind::evaluation, batch.index).streams;
+    const Message message = previous_->receive(Message::Kind::evaluation, batch.index);
+    require_same_size(message, batch);
+    input = message.streams;
   }
   context.micro_batch = batch.index;
   const nn::Streams output = stage_.predict(input, context);
   if (is_last()) return output.x;
-  next_->send({.kind = Message::Kind::evaluation, .micro_batch = batch.index, .streams = output});
+  next_->send({.kind = Message::Kind::evaluation,
+               .micro_batch = batch.index,
+               .num_samples = batch.num_samples,
+               .streams = output});
   return {};
 }
 
@@ -407,6 +439,7 @@ void PipelineEngine::save(io::StateWriter& writer) const {
 void PipelineEngine::load(io::StateReader& reader) {
   parts_.stream.load(reader);
   passing_.clear();
+  next_arriving_.reset();
   if (reader.has_local()) {
     const at::NoGradGuard no_grad;
     if (parts_.params.buffers().numel() > 0) {
@@ -436,6 +469,9 @@ void PipelineEngine::load(io::StateReader& reader) {
     for (int64_t i = 0; i < passing.size(0); ++i) {
       const int64_t* row = passing.const_data_ptr<int64_t>() + 3 * i;
       passing_.push_back({.micro_batch = row[0], .num_samples = row[1], .num_units = row[2]});
+    }
+    if (!passing_.empty()) {
+      next_arriving_ = passing_.back().micro_batch + parts_.stream.options().num_replicas;
     }
   } else {
     program_ = schedule_.program(parts_.stages.rank());

@@ -113,7 +113,9 @@ class PipelineEngine : public method::GradientEngine {
   void forward();
   method::Contribution backward();
   Message receive_or_draw();
-  at::Tensor draw_targets(int64_t micro_batch);
+  at::Tensor draw_targets(const Message& inputs);
+  void require_same_size(const Message& message, const data::Batch& own) const;
+  void make_record_folder() const;
   data::Batch draw();
   int64_t kind() const;
   bool is_measured(int64_t number) const {
@@ -137,6 +139,8 @@ class PipelineEngine : public method::GradientEngine {
   std::optional<Link> next_;
   std::deque<Passing> passing_;
   bool is_stream_to_be_set_ = false;  // the first micro-batch that arrives tells where
+  // Of the activations that come next; unknown: whichever comes first.
+  std::optional<int64_t> next_arriving_;
   int64_t peak_kept_bytes_ = 0;
   std::vector<double> losses_to_record_;  // of a last stage, since the last record
   int64_t bytes_reported_ = 0;
