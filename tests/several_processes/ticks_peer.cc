@@ -2,6 +2,8 @@
 // simulator of the specification makes beside it, to the last bit. Started by `outstep launch`, as
 // many as stages.
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -39,6 +41,7 @@ int64_t compare(const testing::Setting& setting, comm::Group& group) {
                  setting.mode.c_str(), stage, static_cast<long>(s));
   }
   rank.engine.pause();
+  group.barrier();  // whoever leaves first closes its connections
   if (stage + 1 == setting.cut.size() && losses != expected.losses) {
     ++num_different;
     std::fprintf(stderr, "%s: losses differ from the simulator's\n", setting.mode.c_str());
@@ -59,7 +62,7 @@ int run() {
     for (const std::string& mode : pipeline_mode_names()) {
       if (pipeline_mode(mode).flushes()) continue;
       for (const int64_t k : {1, 2}) {
-        const auto group = fabric->new_group("stage", everyone);
+        const auto group = fabric->new_group(fmt::format("run {}", num_runs), everyone);
         num_different += compare(
             {.make_model = make_model, .mode = mode, .cut = cut, .accumulation = k}, *group);
         ++num_runs;

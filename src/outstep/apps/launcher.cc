@@ -82,6 +82,10 @@ struct Child {
   std::deque<std::string> kept;  // the last lines of output
 };
 
+bool left_well(const Child& child) {
+  return child.has_exited && WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0;
+}
+
 // argv or envp for exec: made before fork, because a child may not allocate.
 class StringArray {
  public:
@@ -390,6 +394,7 @@ LaunchOutcome Supervisor::outcome() const {
     outcome.failure = *first;
     outcome.exit_code = first->exit_code;
     outcome.lost = lost_ranks();
+    outcome.has_finished = stop_signal_ == 0 && std::ranges::any_of(children_, left_well);
     for (const Child& child : children_) {
       if (child.failure && child.failure->rank == first->rank) {
         outcome.failed_output.assign(child.kept.begin(), child.kept.end());
@@ -408,7 +413,7 @@ LaunchOutcome Supervisor::outcome() const {
 std::vector<LostRank> Supervisor::lost_ranks() const {
   std::vector<LostRank> ended, silent;
   for (const Child& child : children_) {
-    const bool is_well = WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0;
+    const bool is_well = left_well(child);
     const bool has_own_error =
         child.failure && (child.has_reported ? child.failure->kind != "communication error"
                                              : child.failure->kind == "internal error");
@@ -437,7 +442,9 @@ int finish_launch(const LaunchOutcome& outcome) {
   if (!outcome.failure) return outcome.exit_code;
   Failure failure = *outcome.failure;
   const bool is_loss = failure.kind == "communication error" || !outcome.lost.empty();
-  if (is_loss && !outcome.run_folder.empty()) {
+  if (is_loss && outcome.has_finished) {
+    failure.hint = "other ranks had finished the run by then";
+  } else if (is_loss && !outcome.run_folder.empty()) {
     if (failure.hint.empty()) failure.hint = resume_hint(outcome.run_folder);
     std::vector<int> lost;
     for (const LostRank& rank : outcome.lost) lost.push_back(rank.rank);

@@ -64,7 +64,8 @@ struct LaunchOutcome {
   std::string run_folder = {};  // as the ranks reported it; may be empty
   // Where all else that went wrong is communication errors, which their loss explains.
   std::vector<LostRank> lost = {};
-  int world_size = 1;  // that they are counted in
+  int world_size = 1;         // that they are counted in
+  bool has_finished = false;  // a rank had left well, which it does at the end alone
 };
 
 LaunchOutcome launch(const LaunchOptions& options);

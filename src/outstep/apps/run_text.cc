@@ -11,6 +11,7 @@
 #include "outstep/base/text.h"
 #include "outstep/engine/pipeline/mode.h"
 #include "outstep/train/evaluation.h"
+#include "outstep/train/regularize.h"
 
 namespace outstep::apps {
 namespace {
@@ -115,9 +116,10 @@ std::string population_text(const train::Population& population) {
       population.pairs.size() == 1
           ? fmt::format("{:.3g}", nearest.distance)
           : fmt::format("{:.3g} to {:.3g}", nearest.distance, farthest.distance);
-  std::string text =
-      fmt::format("{}members are {:.3g} of the average's norm away from it, {} from one another\n",
-                  table.text(), population.relative_distance, apart);
+  std::string text = fmt::format(
+      "{}members are {:.3g} of the average's norm away from the average; the distance "
+      "between two is {}\n",
+      table.text(), population.relative_distance, apart);
   const auto barrier_of = [](const train::Pair& pair) {
     return std::isnan(pair.barrier()) ? INFINITY : pair.barrier();
   };
@@ -162,6 +164,12 @@ std::string start_text(train::Recipe& recipe, const train::Assembly& assembly) {
       engine.text("name", "backprop"), assembly.stream->options().micro_batch,
       assembly.sync->name(), ensemble.text("name", "none"), assembly.optimizer->name(), schedule.lr,
       shape_name(schedule.shape));
+  if (const auto own = train::own_regularization(recipe, assembly.member_id())) {
+    text += fmt::format(
+        "regularised each in its own way; member {} by mixup {:g}, CutMix {:g}, random erasing "
+        "{:g}, label smoothing {:g}\n",
+        assembly.member_id(), own->mixup, own->cutmix, own->random_erasing, own->label_smoothing);
+  }
   text += stages_text(assembly, engine.text("name", "backprop"));
   text +=
       fmt::format("data   {} · {}\n", assembly.data.train->describe(), assembly.data.path.string());
@@ -180,10 +188,11 @@ std::string steps_text(const train::Summary& summary) {
 
 std::string end_text(const train::Assembly& assembly, const train::Summary& summary) {
   std::string text = summary.population ? population_text(*summary.population) : "";
-  text += fmt::format("{} after {}{}, {} ({} {}/s)\n", result_text(assembly, summary),
-                      steps_text(summary), without_lost(summary.lost_members),
-                      human_seconds(summary.train_seconds),
-                      with_commas(std::llround(summary.units_per_second)), summary.unit);
+  text +=
+      fmt::format("{}{} after {}{}, {} ({} {}/s)\n", summary.population ? "mean of members: " : "",
+                  result_text(assembly, summary), steps_text(summary),
+                  without_lost(summary.lost_members), human_seconds(summary.train_seconds),
+                  with_commas(std::llround(summary.units_per_second)), summary.unit);
   text += fmt::format("memory {} of tensors at most{}", human_bytes(summary.peak_memory_bytes),
                       assembly.mesh.stages > 1 ? " on this stage" : "");
   if (summary.bytes_sent > 0) {

@@ -9,8 +9,8 @@
 namespace outstep::train {
 namespace {
 
-// Writing or checking a large checkpoint takes a while. A peer that is gone is noticed at once all
-// the same; this is for one that hangs.
+// Writing or checking a large checkpoint takes a while, and so does evaluating. A peer that is gone
+// is noticed at once all the same; this is for one that hangs.
 constexpr int kPatience = 10;
 
 comm::CallOptions patient(const comm::Group& group, const char* what) {
@@ -51,6 +51,8 @@ void leave_together(comm::Group& group) {
 }
 
 }  // namespace
+
+void meet(comm::Group& group, const char* what) { group.barrier(patient(group, what)); }
 
 at::Tensor gather_values(comm::Group& group, int64_t value) {
   at::Tensor values = at::zeros({group.size()}, at::kLong);

@@ -6,8 +6,9 @@
 
 #include "outstep/comm/group.h"
 
-// Doing things on all ranks so that they fail on all ranks: nobody is left waiting for a rank that
-// met a full disk or a missing file.
+// Coming together after work that takes ranks different times, and doing things on all ranks so
+// that they fail on all ranks: nobody is left waiting for a rank that met a full disk or a missing
+// file.
 //
 //   together(world, [&] { write_state(folder); });
 //
@@ -24,6 +25,10 @@ void together(comm::Group& group, const std::function<void()>& work);
 
 // Every rank gets root's text.
 std::string broadcast_text(comm::Group& group, const std::string& text, int root = 0);
+
+// Waits for all ranks of the group, longer than its deadline: where what they did before takes them
+// different times, such as evaluating, and what comes next waits no longer than usual.
+void meet(comm::Group& group, const char* what);
 
 // The value of every rank, in rank order: [size] int64, the same on every rank.
 at::Tensor gather_values(comm::Group& group, int64_t value);

@@ -180,7 +180,7 @@ TEST_F(AssemblyTest, RanksWithDifferentDataAreRefused) {
           const auto root = folder_.path() / std::to_string(r);
           std::filesystem::create_directories(root);
           std::string words = io::read_text(folder_.path() / "words.txt");
-          if (r == 1 && !is_same) words.back() = '?';
+          if (r == 1 && !is_same) words.front() = '?';
           io::write_text_atomically(root / "words.txt", words);
           Recipe recipe = read_recipe_text(
               text(), "test.toml", {"mesh.replicas=2", "sync.name=ddp", "data.path=words.txt"});

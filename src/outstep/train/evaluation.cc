@@ -3,6 +3,7 @@
 #include <functional>
 #include <vector>
 
+#include "outstep/train/agree.h"
 #include "outstep/train/averaged_buffers.h"
 
 namespace outstep::train {
@@ -70,6 +71,7 @@ method::Evaluation sweep(const Recipe& recipe, Assembly& assembly, const Share& 
     const at::Tensor logits = predict(batch);
     if (logits.defined()) sums.set(b, assembly.engine->score(logits, batch));
   }
+  meet(share.group, "the end of an evaluation");
   sums.share(share.group);
   return sums.total();
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "outstep/comm/average.h"
+#include "outstep/train/agree.h"
 #include "outstep/train/evaluation.h"
 
 namespace outstep::train {
@@ -23,6 +24,7 @@ void recompute_statistics(const Recipe& recipe, Assembly& assembly) {
     assembly.engine->predict(
         stream.next(), {.training = true, .statistics_rate = 1.0 / static_cast<double>(k + 1)});
   }
+  meet(*assembly.world_group, "running statistics");
   for (comm::Group* group : {assembly.control_group.get(), assembly.population_group.get()}) {
     comm::average(*group, buffers, {.what = "running statistics"});
   }

@@ -21,6 +21,7 @@
 #include "outstep/train/evaluation.h"
 #include "outstep/train/metrics.h"
 #include "outstep/train/process_age.h"
+#include "outstep/train/regularize.h"
 #include "outstep/train/run_lock.h"
 #include "outstep/train/tally.h"
 
@@ -162,14 +163,20 @@ void Trainer::begin() {
       io::write_text_atomically(folder / "recipe.toml", recipe_.settings.resolved());
     }
   });
-  metrics_->write("start", now_.step,
-                  Json{{"outstep", build_info().version},
-                       {"commit", build_info().commit},
-                       {"torch", build_info().torch_version},
-                       {"mesh", assembly_.mesh.describe()},
-                       {"member", assembly_.member_id()},
-                       {"threads", assembly_.threads},
-                       {"parameters", assembly_.params->num_parameters()}});
+  Json line{{"outstep", build_info().version},
+            {"commit", build_info().commit},
+            {"torch", build_info().torch_version},
+            {"mesh", assembly_.mesh.describe()},
+            {"member", assembly_.member_id()},
+            {"threads", assembly_.threads},
+            {"parameters", assembly_.params->num_parameters()}};
+  if (const auto own = own_regularization(recipe_, assembly_.member_id())) {
+    line["regularization"] = {{"mixup", own->mixup},
+                              {"label_smoothing", own->label_smoothing},
+                              {"cutmix", own->cutmix},
+                              {"random_erasing", own->random_erasing}};
+  }
+  metrics_->write("start", now_.step, line);
   memory::reset_peak();
 }
 
@@ -328,7 +335,10 @@ void Trainer::evaluate_now() {
   const int64_t bytes_before = evaluation_bytes_sent(assembly_);
   const method::Evaluation evaluation = evaluate(recipe_, assembly_);
   evaluated_step_ = now_.step;
-  if (is_population()) distance_ = measure_distance(assembly_);
+  if (is_population()) {
+    meet(*assembly_.population_group, "the evaluations of other members");
+    distance_ = measure_distance(assembly_);
+  }
   if (evaluation.units == 0) return;
   evaluations_ = gather_evaluations(evaluation, assembly_);
   Json line{{"validation_loss", evaluation.loss()}};

@@ -115,8 +115,9 @@ TEST(Pipeline, AStageThatFailsEndsItsNeighboursByName) {
   EXPECT_THAT(errors[0],
               AnyOf(ContainsRegex("waiting for gradients of micro-batch [0-9]+ from stage 1"),
                     HasSubstr("to stage 1 (rank 1")));
-  EXPECT_THAT(errors[2], AnyOf(HasSubstr("waiting for activations from stage 1"),
-                               HasSubstr("to stage 1 (rank 1")));
+  EXPECT_THAT(errors[2],
+              AnyOf(ContainsRegex("waiting for activations of micro-batch [0-9]+ from stage 1"),
+                    HasSubstr("to stage 1 (rank 1")));
 }
 
 // In ticks, and free, where it waits for whichever neighbour comes first.
