@@ -114,7 +114,7 @@ class Kills(Struck):
 
 
 class StandStill(Struck):
-    """SIGSTOP, of a full pipeline: the other stage waits for its deadline, and names the stage and, of gradients, the
+    """SIGSTOP, of a full pipeline: the other stage waits for its deadline, and names stage and
     micro-batch."""
 
     waits = []
@@ -131,8 +131,8 @@ class StandStill(Struck):
                     ranks.kill(victim)
                     results = ranks.wait()
                 self.assert_names(results[1 - victim], victim)
-                awaited = "activations" if victim == 0 else r"gradients of micro-batch \d+"
-                self.assertRegex(results[1 - victim].stderr, rf"waiting for {awaited} from stage {victim} \(rank {victim} .*{SILENT}")
+                awaited = "activations" if victim == 0 else "gradients"
+                self.assertRegex(results[1 - victim].stderr, rf"waiting for {awaited} of micro-batch \d+ from stage {victim} \(rank {victim} .*{SILENT}")
                 process = ranks._processes[1 - victim]
                 self.waits.append((process.begin + process.seconds - begin, run))
                 self.assertLess(self.waits[-1][0], DEADLINE_SECONDS + 2)
