@@ -144,6 +144,11 @@ class Hosts(InTemporaryFolder):
                                 timeout=120, env=environment())
         self.assertEqual(result.returncode, 0, result.stderr + result.stdout)
 
+    def test_ranks_as_threads(self):
+        """Which ensemble/wash_test.cc holds against one process: so processes over Gloo do what one does (Spec 2)."""
+        self.run_ok("train", self.recipe, "--run-dir", "threads", "--local", *self.population)
+        self.assert_right("threads")
+
     def test_its_own_launch_command(self):
         self.run_ok("launch", "-n", 2, self.recipe, "--run-dir", "two", *self.population)
         self.start("one", [support.PROGRAM, "launch", "-n", 1, "--"])
