@@ -194,8 +194,7 @@ void measure(const Flags& flags) {
           .order = mode.order, .num_stages = num_stages, .flush_every = flush_every};
       const int64_t k = flags.accumulation;
       const int64_t from = (4 * num_stages + k - 1) / k * k;  // the pipeline has long been full
-      const auto clock =
-          engine::simulate(schedule, engine::pass_times(costs, cut, mode), 0, 2 * from);
+      const auto clock = engine::simulate(schedule, engine::pass_times(costs, cut, mode), 2 * from);
       const Measured measured =
           run(sizes, costs, cut, {.mode = mode, .flush_every = flush_every}, from);
       const double predicted = clock.seconds_per_micro_batch(from);

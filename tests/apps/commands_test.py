@@ -220,6 +220,21 @@ class Commands(InTemporaryFolder):
         self.assertIn("OUTSTEP_DATA", self.json_of("plan", "cifar10_resnet18", "--no-measure")["missing_data"])
         self.assertNotIn("activations", self.run_ok("plan", "gpt2_124m", "--no-measure").stdout.split("together")[0])
 
+    def test_plan_of_stages(self):
+        arguments = ("plan", "petra_cifar10", "--no-measure", "--link", "1gbit")
+        text = self.run_ok(*arguments).stdout
+        for words in ("stage 1  .  F0", "2 ticks, 0.5 updates", "to previous", "memory by stage", "gpipe  ", "4 + 4",
+                      "petra (this recipe)", "without the link"):
+            self.assertIn(words, text)
+        flushed = self.run_ok(*arguments, "--engine.flush_every=1").stdout
+        self.assertIn("2 ticks, 0 updates", flushed)
+        self.assertIn("as in ticks", self.run_ok(*arguments, "--engine.pace=free").stdout)
+        many = self.run_ok(*arguments, "--mesh.stages=10").stdout
+        self.assertRegex(many, r"(?m)^from \d+ units on, ")
+        self.assertIn("the largest", many)
+        stage = self.json_of(*arguments)["pipeline"]["stages"][0]
+        self.assertEqual(stage["to_next_seconds"], stage["to_next_bytes"] * 8 / 1e9)
+
     def test_inspect(self):
         newest = checkpoints(self.trained)[-1]
         self.run_ok("export", self.trained, "--to", "model")

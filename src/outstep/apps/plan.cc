@@ -1,7 +1,11 @@
 #include "outstep/train/plan.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "outstep/apps/commands.h"
 #include "outstep/apps/places.h"
@@ -51,36 +55,124 @@ std::string bytes_of(const train::PipelinePlan& plan, bool inputs, bool paramete
   return human_bytes(plan.table3_bytes[(inputs ? 0 : 2) + (parameters ? 0 : 1)]);
 }
 
-// The schedule, the stages, and the other modes beside it.
-std::string pipeline_text(const train::PipelinePlan& plan, int64_t accumulation) {
-  const auto time = [&](double seconds) {
-    return plan.is_measured ? fmt::format("{:.1f} ms", 1000 * seconds)
-                            : fmt::format("{:g} units", seconds);
+// Of a pass or a message.
+std::string pass_text(double seconds) {
+  return seconds < 10 ? fmt::format("{:.1f} ms", 1000 * seconds) : human_seconds(seconds);
+}
+
+std::string time_text(const train::PipelinePlan& plan, double seconds) {
+  if (plan.is_measured) return pass_text(seconds);
+  return fmt::format("{:g} {}", seconds, seconds == 1 ? "unit" : "units");
+}
+
+std::string staleness_text(const train::PipelinePlan& plan, int64_t ticks, double updates) {
+  if (ticks == 0) return "0";
+  return fmt::format("{}{} {}, {:.2g} {}", plan.is_free ? "at most " : "", ticks,
+                     ticks == 1 ? "tick" : "ticks", updates, updates == 1 ? "update" : "updates");
+}
+
+// "13.9 + 9.1 MB", as far as that can be taken in.
+std::string bytes_by_stage(const std::vector<int64_t>& stages) {
+  constexpr size_t kMostStages = 4;
+  if (stages.size() > kMostStages) {
+    return fmt::format("{} the largest, {} together", human_bytes(std::ranges::max(stages)),
+                       human_bytes(std::accumulate(stages.begin(), stages.end(), int64_t{0})));
+  }
+  std::string text, unit;
+  for (size_t s = stages.size(); s-- > 0;) {
+    std::string bytes = human_bytes(stages[s]);
+    const size_t blank = bytes.find(' ');
+    const std::string its_unit = bytes.substr(blank);
+    if (its_unit == unit) bytes.resize(blank);
+    unit = its_unit;
+    text = text.empty() ? bytes : bytes + " + " + text;
+  }
+  return text;
+}
+
+// "4 + 4", or how many it comes to.
+std::string graphs_by_stage(const std::vector<int64_t>& stages) {
+  constexpr size_t kMostStages = 8;
+  if (stages.size() <= kMostStages) return fmt::format("{}", fmt::join(stages, " + "));
+  return fmt::format("{} together", std::accumulate(stages.begin(), stages.end(), int64_t{0}));
+}
+
+// How long they take, and what they send each other.
+std::string stages_text(const train::PipelinePlan& plan) {
+  Table table{.header = {"stage", "blocks", "forward", "backward", "delay",
+                         "to next, a micro-batch", "to previous"},
+              .rows = {}};
+  const auto sent_text = [&](int64_t bytes) {
+    if (bytes == 0) return std::string("-");
+    if (!plan.link_bits_per_second) return human_bytes(bytes);
+    return fmt::format("{}, {}", human_bytes(bytes), pass_text(plan.link_seconds(bytes)));
   };
-  Table stages{.header = {"stage", "blocks", "forward", "backward", "delay", "parameters",
-                          "gradients", "inputs kept", "copies"},
-               .rows = {}};
   for (size_t s = 0; s < plan.stages.size(); ++s) {
     const auto& stage = plan.stages[s];
-    stages.rows.push_back(
-        {fmt::to_string(s), fmt::to_string(stage.num_blocks), time(stage.forward_seconds),
-         time(stage.backward_seconds),
-         fmt::format("{}{} ticks, {:.2g} updates", plan.is_free ? "at most " : "",
-                     stage.delay_ticks,
-                     static_cast<double>(stage.delay_ticks) / static_cast<double>(accumulation)),
-         human_bytes(stage.bytes.parameters), human_bytes(stage.bytes.gradients),
-         human_bytes(stage.bytes.kept), human_bytes(stage.bytes.stashed)});
+    table.rows.push_back({fmt::to_string(s), fmt::to_string(stage.num_blocks),
+                          time_text(plan, stage.forward_seconds),
+                          time_text(plan, stage.backward_seconds),
+                          staleness_text(plan, stage.delay_ticks, stage.staleness),
+                          sent_text(stage.sent.to_next), sent_text(stage.sent.to_previous)});
   }
-  Table modes{.header = {"engine", "a micro-batch", "bubble", "÷ one process",
-                         "largest stage, graphs left out"},
+  return table.text();
+}
+
+std::string stage_memory_text(const train::PipelinePlan& plan) {
+  Table table{.header = {"stage", "parameters", "gradients", "inputs kept", "copies"}, .rows = {}};
+  if (plan.is_measured) table.header.emplace_back("graphs, at most");
+  for (size_t s = 0; s < plan.stages.size(); ++s) {
+    const auto& stage = plan.stages[s];
+    table.rows.push_back({fmt::to_string(s), human_bytes(stage.bytes.parameters),
+                          human_bytes(stage.bytes.gradients), human_bytes(stage.bytes.kept),
+                          human_bytes(stage.bytes.stashed)});
+    if (plan.is_measured) table.rows.back().push_back(human_bytes(stage.graph_bytes));
+  }
+  return table.text();
+}
+
+// All modes side by side.
+std::string modes_text(const train::PipelinePlan& plan) {
+  Table table{.header = {"engine", "a micro-batch", "bubble", "÷ one process", "delay of stage 0",
+                         "memory by stage"},
               .rows = {}};
+  if (!plan.is_measured) table.header.emplace_back("and graphs of micro-batches");
   for (const auto& mode : plan.modes) {
-    modes.rows.push_back(
-        {mode.name + (mode.is_recipes ? " (this recipe)" : ""), time(mode.seconds_per_micro_batch),
+    table.rows.push_back(
+        {mode.name + (mode.is_recipes ? " (this recipe)" : ""),
+         time_text(plan, mode.seconds_per_micro_batch),
          fmt::format("{:.0f} %", 100 * mode.bubble_fraction), fmt::format("{:.2f}", mode.speed_up),
-         human_bytes(mode.largest_stage_bytes)});
+         staleness_text(plan, mode.delay_ticks, mode.staleness), bytes_by_stage(mode.stage_bytes)});
+    if (!plan.is_measured) table.rows.back().push_back(graphs_by_stage(mode.num_graphs));
   }
-  std::string text = fmt::format("\n{}\n{}\n{}", plan.picture, stages.text(), modes.text());
+  return table.text() +
+         (plan.is_measured
+              ? "Memory: parameters, gradients, kept inputs, copies, and graphs as measured.\n"
+              : "Memory: parameters, gradients, kept inputs and copies. Graphs kept come on top, "
+                "of "
+                "so many micro-batches:\nwithout --no-measure they are measured and counted.\n");
+}
+
+// What the picture leaves out.
+std::string picture_notes(const train::PipelinePlan& plan) {
+  std::string notes;
+  if (plan.picture_from_seconds > 0) {
+    notes += fmt::format("from {} on, when the first stage goes back for the first time\n",
+                         time_text(plan, plan.picture_from_seconds));
+  }
+  if (plan.is_free) {
+    notes += "as in ticks: when free stages make their passes depends on the clock\n";
+  }
+  if (plan.link_bits_per_second && !plan.is_measured) {
+    notes += "without the link: how long a unit takes is not measured\n";
+  }
+  return notes;
+}
+
+// The schedule, the stages, and the other modes beside it.
+std::string pipeline_text(const train::PipelinePlan& plan) {
+  std::string text = fmt::format("\n{}{}\n{}\n{}\n{}", plan.picture, picture_notes(plan),
+                                 stages_text(plan), stage_memory_text(plan), modes_text(plan));
   if (plan.table3_bytes.empty()) return text;
   text += fmt::format(
       "\nA block a stage, by the formula of the PETRA paper's Table 3 (k = 1): inputs and "
@@ -119,9 +211,13 @@ std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool
   if (measured) row("activations (peak)", plan.activation_bytes);
   row(measured ? "together" : "together, without activations", plan.total_bytes());
   if (plan.pipeline) {
-    return fmt::format("{}  {} parameters · {}\n{}\nof stage 0:\n{}{}", plan.model,
+    Table sent{.header = {"a step", ""}, .rows = {{"sent", human_bytes(plan.bytes_sent_per_step)}}};
+    if (plan.link_bits_per_second) {
+      sent.rows.push_back({"communication", human_seconds(plan.communication_seconds)});
+    }
+    return fmt::format("{}  {} parameters · {}\n{}\nof stage 0:\n{}\n{}{}", plan.model,
                        with_commas(plan.num_parameters), recipe.mesh.describe(), data_text(plan),
-                       memory.text(), pipeline_text(*plan.pipeline, recipe.train.accumulation)) +
+                       memory.text(), sent.text(), pipeline_text(*plan.pipeline)) +
            mixing_text(plan);
   }
 

@@ -281,7 +281,7 @@ std::vector<engine::BlockCost> measure_costs(const engine::PipelineOptions& opti
       options.precision == engine::Precision::bf16);
 }
 
-void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
+void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world, const CostSource& costs) {
   if (!assembly.stage_group) return;
   io::Section section = recipe.settings.section("engine");
   const int num_stages = assembly.mesh.stages;
@@ -326,16 +326,14 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world) {
     // Balances the mode's own costs.
     const auto measure = [&] {
       if (by_memory) {
-        return engine::lightest_cut(engine::measure_sizes(*assembly.model), num_stages,
-                                    options.mode,
-                                    {.micro_batch = micro_batch,
-                                     .k = recipe.train.accumulation,
-                                     .credits = options.credits});
+        return engine::lightest_cut(
+            engine::measure_sizes(*assembly.model), num_stages, options.mode,
+            engine::footprint_options(options, micro_batch, recipe.train.accumulation));
       }
-      return engine::balanced_cut(measure_costs(options, micro_batch, assembly), num_stages,
+      return engine::balanced_cut(costs.find(options, micro_batch, assembly), num_stages,
                                   options.mode);
     };
-    section.settle("stages", agreed_cut(world, measure), by_memory ? "by memory" : "measured");
+    section.settle("stages", agreed_cut(world, measure), by_memory ? "by memory" : costs.origin);
   }
   assembly.cut = section.integers("stages", whole);
   engine::require_cuts(*assembly.model, assembly.cut, num_stages, section.origin("stages"));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -94,9 +95,17 @@ std::string build_model(Recipe& recipe, const data::Places& places, Assembly& as
 // cut.h.
 std::vector<engine::BlockCost> measure_costs(const engine::PipelineOptions& options,
                                              int64_t micro_batch, const Assembly& assembly);
-// Where engine.stages cuts it; "auto" measures, and settles the recipe's key. Every rank of the
-// world calls it; null: one process alone.
-void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world);
+// Where costs come from, and what the recipe's key is said to come from then.
+struct CostSource {
+  std::function<std::vector<engine::BlockCost>(const engine::PipelineOptions& options,
+                                               int64_t micro_batch, const Assembly& assembly)>
+      find = measure_costs;
+  std::string origin = "measured";
+};
+// Where engine.stages cuts it; "auto" asks for costs, and settles the recipe's key. Every rank of
+// the world calls it; null: one process alone.
+void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world,
+                const CostSource& costs = {});
 // The rest, for the cut that all ranks agree on.
 void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer);
 // All three, for one process.

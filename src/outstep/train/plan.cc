@@ -124,6 +124,13 @@ void take(Plan& plan, const Forecast& own) {
   plan.step_seconds = own.step_seconds();
 }
 
+void put_on_link(Plan& plan, const PlanOptions& options) {
+  plan.link_bits_per_second = options.link_bits_per_second;
+  if (!options.link_bits_per_second) return;
+  plan.communication_seconds =
+      static_cast<double>(plan.bytes_sent_per_step) * 8 / *options.link_bits_per_second;
+}
+
 }  // namespace
 
 Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& options) {
@@ -136,14 +143,23 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   use_threads(*assembly, fair_threads(recipe.train.threads, recipe.mesh.size()));
 
   Plan plan;
-  plan.missing_data = build(recipe, places, *assembly, nullptr, MissingData::stand_in);
+  const CostSource costs = plan_costs(options.measure);
+  plan.missing_data = build_model(recipe, places, *assembly, MissingData::stand_in);
+  choose_cut(recipe, *assembly, nullptr, costs);
+  build_rest(recipe, *assembly, nullptr);
   count(plan, *assembly);
   plan.mixings = plan_mixings(recipe, *assembly);
   if (recipe.mesh.stages > 1) {
     plan.num_parameters = assembly->model->num_parameters();
-    plan.bytes_sent_per_step = assembly->sync->planned_traffic().bytes_sent;
     plan.micro_batches_per_step = static_cast<double>(recipe.train.accumulation);
-    plan.pipeline = plan_pipeline(recipe, *assembly, options.measure);
+    plan.pipeline = plan_pipeline(recipe, *assembly,
+                                  {.costs = costs,
+                                   .is_measured = options.measure,
+                                   .link_bits_per_second = options.link_bits_per_second});
+    plan.bytes_sent_per_step =
+        assembly->sync->planned_traffic().bytes_sent +
+        recipe.train.accumulation * plan.pipeline->stages.front().sent.to_next;
+    put_on_link(plan, options);
     return plan;
   }
   ForecastOptions forecasting{.link_bits_per_second = options.link_bits_per_second};
@@ -154,11 +170,8 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   }
   const Forecast own = forecast(recipe, *assembly, *assembly->sync, forecasting);
   take(plan, own);
-  if (!options.link_bits_per_second) return plan;
-  plan.link_bits_per_second = options.link_bits_per_second;
-  plan.communication_seconds =
-      static_cast<double>(plan.bytes_sent_per_step) * 8 / *options.link_bits_per_second;
-  if (!options.measure || recipe.mesh.replicas == 1) return plan;
+  put_on_link(plan, options);
+  if (!options.link_bits_per_second || !options.measure || recipe.mesh.replicas == 1) return plan;
   assembly->sync.reset();
   plan.comparison = compare(recipe, *assembly, own, forecasting);
   plan.advice = advise(plan.comparison, recipe.train.accumulation);

@@ -91,9 +91,171 @@ TEST_F(PlanTest, FreeStagesHaveAsManyInFlightAsCredits) {
   for (size_t m = 0; m < ticks.modes.size(); ++m) {
     const PipelinePlan::Mode &of_ticks = ticks.modes[m], &of_free = free.modes[m];
     if (engine::pipeline_mode(of_ticks.name).flushes()) {
-      EXPECT_EQ(of_free.largest_stage_bytes, of_ticks.largest_stage_bytes) << of_ticks.name;
+      EXPECT_EQ(of_free.stage_bytes, of_ticks.stage_bytes) << of_ticks.name;
     }
   }
+}
+
+class StagesPlanTest : public PlanTest {
+ protected:
+  static std::vector<std::string> with(std::vector<std::string> overrides,
+                                       const std::vector<std::string>& more) {
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    return overrides;
+  }
+  // Three stages of a narrow RevNet-18.
+  static std::vector<std::string> stages(const std::vector<std::string>& more) {
+    return with(
+        {"model.name=revnet18", "mesh.stages=3", "engine.stages=[3, 4, 3]", "train.accumulation=2"},
+        more);
+  }
+  // What each rank sends in a step of a full pipeline: steps 5 to 7.
+  std::vector<int64_t> bytes_sent(const std::vector<std::string>& overrides) {
+    std::vector<int64_t> bytes;
+    for (const int64_t steps : {4, 7}) {
+      const auto run = folder_.path() / ("run" + std::to_string(num_runs_++));
+      const auto outcomes =
+          testing::train({.toml = images(),
+                          .overrides = with(overrides, {"train.steps=" + std::to_string(steps)}),
+                          .folder = run});
+      bytes.resize(outcomes.size());
+      for (size_t rank = 0; rank < outcomes.size(); ++rank) {
+        EXPECT_EQ(outcomes[rank].error, "");
+        bytes[rank] += (steps == 4 ? -1 : 1) * outcomes[rank].summary.bytes_sent;
+      }
+    }
+    for (int64_t& of_rank : bytes) of_rank /= 3;
+    return bytes;
+  }
+
+  int num_runs_ = 0;
+};
+
+// Stages that rebuild have the output sent back to them, others not; a narrow one, a wide one.
+TEST_F(StagesPlanTest, TrafficIsWhatEachStageSends) {
+  const std::vector<std::vector<std::string>> cases = {
+      {"engine.name=petra"},
+      {"engine.name=petra", "engine.stages=[1, 4, 5]"},
+      {"engine.name=petra", "engine.precision=fp64"},
+      {"engine.name=petra", "engine.precision=bf16"},
+      {"engine.name=pipedream"},
+      {"engine.name=1f1b"},
+      {"engine.name=petra", "model.name=resnet18"}};
+  for (const auto& more : cases) {
+    const auto overrides = stages(more);
+    const Plan plan = plan_of(images(), overrides, {.measure = false});
+    const auto sent = bytes_sent(overrides);
+    for (size_t s = 0; s < 3; ++s) {
+      const engine::StageTraffic& traffic = plan.pipeline->stages[s].sent;
+      EXPECT_EQ(2 * (traffic.to_next + traffic.to_previous), sent[s])
+          << more.front() << " " << more.back() << ", stage " << s;
+    }
+    EXPECT_EQ(plan.bytes_sent_per_step, sent[0]);
+  }
+}
+
+TEST_F(StagesPlanTest, ARankSendsForItsSyncToo) {
+  const auto overrides = stages({"engine.name=petra", "mesh.replicas=2", "sync.name=ddp"});
+  EXPECT_EQ(plan_of(images(), overrides, {.measure = false}).bytes_sent_per_step,
+            bytes_sent(overrides)[0]);
+}
+
+TEST_F(StagesPlanTest, ALinkTakesTime) {
+  const auto overrides = stages({"engine.name=petra"});
+  const PlanOptions slow{.link_bits_per_second = 1e3};
+  const Plan plan = plan_of(images(), overrides, slow);
+  const engine::StageTraffic& traffic = plan.pipeline->stages[1].sent;
+  // It sends both ways, and more than any other stage: all wait for its link.
+  const double of_link = 8e-3 * static_cast<double>(traffic.to_next + traffic.to_previous);
+  for (const PipelinePlan::Mode& mode : plan.pipeline->modes) {
+    if (mode.name == "petra") EXPECT_NEAR(mode.seconds_per_micro_batch / of_link, 1, 0.01);
+  }
+  EXPECT_DOUBLE_EQ(plan.communication_seconds, 8e-3 * double(plan.bytes_sent_per_step));
+  const auto json = plan.to_json().at("pipeline").at("stages").at(1);
+  EXPECT_DOUBLE_EQ(json.at("to_next_seconds"), 8e-3 * double(traffic.to_next));
+  EXPECT_EQ(json.at("to_previous_bytes"), traffic.to_previous);
+  EXPECT_FALSE(plan_of(images(), overrides, {.measure = false})
+                   .to_json()
+                   .at("pipeline")
+                   .at("stages")
+                   .at(1)
+                   .contains("to_next_seconds"));
+}
+
+// Unless it is told to measure: then all blocks are alike.
+TEST_F(StagesPlanTest, CutsByTheUnitsThatItShows) {
+  const Plan plan =
+      plan_of(images(), stages({"engine.name=petra", "engine.stages=auto"}), {.measure = false});
+  const std::vector<engine::BlockCost> costs(
+      10, {.forward_seconds = 1, .backward_seconds = 2, .is_reversible = true});
+  engine::Cut cut;
+  for (const auto& stage : plan.pipeline->stages) {
+    cut.push_back(stage.num_blocks);
+    EXPECT_EQ(stage.forward_seconds, stage.num_blocks);
+  }
+  EXPECT_EQ(cut, engine::balanced_cut(costs, 3, engine::pipeline_mode("petra")));
+}
+
+TEST_F(StagesPlanTest, StalenessIsInUpdatesAndEndsAtAFlush) {
+  const auto staleness = [&](const std::vector<std::string>& more) {
+    const Plan plan =
+        plan_of(images(), stages(with({"engine.name=petra"}, more)), {.measure = false});
+    std::vector<double> updates;
+    for (const auto& stage : plan.pipeline->stages) updates.push_back(stage.staleness);
+    for (const auto& mode : plan.pipeline->modes) {
+      const bool flushes = engine::pipeline_mode(mode.name).flushes();
+      EXPECT_EQ(mode.staleness, flushes ? 0 : updates.front()) << mode.name;
+    }
+    return updates;
+  };
+  EXPECT_THAT(staleness({}), ElementsAre(2, 1, 0));
+  EXPECT_THAT(staleness({"engine.flush_every=1"}), ElementsAre(0, 0, 0));
+  EXPECT_THAT(staleness({"engine.flush_every=2"}), ElementsAre(0.5, 0.5, 0));
+}
+
+TEST_F(StagesPlanTest, Float64IsTwiceAsLarge) {
+  const auto bytes = [&](const std::string& precision) {
+    return plan_of(images(), stages({"engine.name=petra", "engine.precision=" + precision}),
+                   {.measure = false})
+        .pipeline->modes.back()
+        .stage_bytes;
+  };
+  const auto single = bytes("fp32"), twice = bytes("fp64");
+  for (size_t s = 0; s < 3; ++s) EXPECT_EQ(twice[s], 2 * single[s]);
+}
+
+// Of GPipe, whose stages hold most at once: all of a step's graphs.
+TEST_F(StagesPlanTest, MemoryOfGraphsIsWhatTheCounterSees) {
+  const auto overrides = stages({"engine.name=gpipe", "train.accumulation=4", "model.width=16",
+                                 "engine.micro_batch=8", "evaluation.every=0"});
+  const Plan plan = plan_of(images(), overrides);
+  int64_t planned = 0, graphs = 0;
+  for (const auto& stage : plan.pipeline->stages) {
+    planned += 2 * stage.bytes.parameters + stage.bytes.kept + stage.graph_bytes;
+    planned += stage.bytes.parameters;  // the optimizer's momentum
+    graphs += stage.graph_bytes;
+  }
+  const int64_t before = memory::live_bytes();
+  const Summary summary = testing::train_well(
+      {.toml = images(), .overrides = overrides, .folder = folder_.path() / "gpipe"});
+  const double seen = static_cast<double>(summary.peak_memory_bytes - before);
+  EXPECT_NEAR(static_cast<double>(planned) / seen, 1, 0.1) << plan.to_json().dump(2);
+  EXPECT_GT(static_cast<double>(graphs) / seen, 0.5);
+  // Without measuring it is said how many there are.
+  const Plan counted = plan_of(images(), overrides, {.measure = false});
+  EXPECT_THAT(counted.pipeline->modes.front().num_graphs, ElementsAre(4, 4, 4));
+  EXPECT_THAT(counted.pipeline->modes.back().num_graphs, ElementsAre(0, 0, 1));
+}
+
+// A stage a block: the picture begins where all of them are busy.
+TEST_F(StagesPlanTest, APictureOfManyStagesBeginsWhenTheyAreFull) {
+  const Plan plan = plan_of(
+      images(), {"model.name=revnet18", "mesh.stages=10", "engine.name=petra"}, {.measure = false});
+  EXPECT_EQ(plan.pipeline->picture_from_seconds > 0, true);
+  EXPECT_THAT(plan.pipeline->picture, HasSubstr("stage 0  B0"));
+  EXPECT_EQ(plan_of(images(), stages({"engine.name=petra"}), {.measure = false})
+                .pipeline->picture_from_seconds,
+            0);
 }
 
 TEST_F(PlanTest, TrafficIsWhatARankSends) {

@@ -15,9 +15,10 @@ using Kind = Action::Kind;
 // When what a pass needs is there; negative: it is not known yet.
 class Arrivals {
  public:
-  Arrivals(int num_stages, int64_t num_micro_batches)
-      : num_stages_(num_stages),
-        activations_(static_cast<size_t>(num_stages),
+  Arrivals(const std::vector<PassTimes>& stages, int64_t num_micro_batches)
+      : stages_(stages),
+        links_free_(stages.size(), 0.0),
+        activations_(stages.size(),
                      std::vector<double>(static_cast<size_t>(num_micro_batches), kUnknown)),
         gradients_(activations_) {
     std::ranges::fill(activations_[0], 0.0);
@@ -27,33 +28,40 @@ class Arrivals {
     const auto& row = action.kind == Kind::forward ? activations_ : gradients_;
     return row[static_cast<size_t>(stage)][static_cast<size_t>(action.micro_batch)];
   }
-  void note(const Pass& pass, double link_seconds) {
+  void note(const Pass& pass) {
     const auto m = static_cast<size_t>(pass.action.micro_batch);
     const auto stage = static_cast<size_t>(pass.stage);
-    const bool is_last = pass.stage + 1 == num_stages_;
+    const bool is_last = stage + 1 == stages_.size();
     if (pass.action.kind == Kind::backward) {
-      if (stage > 0) gradients_[stage - 1][m] = pass.end + link_seconds;
+      if (stage > 0) gradients_[stage - 1][m] = sent(pass, stages_[stage].to_previous_seconds);
     } else if (is_last) {
       gradients_[stage][m] = pass.end;
     } else {
-      activations_[stage + 1][m] = pass.end + link_seconds;
+      activations_[stage + 1][m] = sent(pass, stages_[stage].to_next_seconds);
     }
   }
 
  private:
+  // When what the pass made is at the other end of the stage's link.
+  double sent(const Pass& pass, double link_seconds) {
+    double& free = links_free_[static_cast<size_t>(pass.stage)];
+    return free = std::max(free, pass.end) + link_seconds;
+  }
+
   static constexpr double kUnknown = -1;
-  int num_stages_;
+  const std::vector<PassTimes>& stages_;
+  std::vector<double> links_free_;                            // by stage
   std::vector<std::vector<double>> activations_, gradients_;  // by stage and micro-batch
 };
 
 }  // namespace
 
 Timeline simulate(const Schedule& schedule, const std::vector<PassTimes>& stages,
-                  double link_seconds, int64_t num_micro_batches) {
+                  int64_t num_micro_batches) {
   const int num_stages = schedule.num_stages;
   check(std::ssize(stages) == num_stages, "every stage has its times");
   // With ticks the input does not end: further micro-batches go forward until the last one is back.
-  Arrivals arrivals(num_stages, num_micro_batches + schedule.lead(0) + 1);
+  Arrivals arrivals(stages, num_micro_batches + schedule.lead(0) + 1);
   std::vector<std::vector<Pass>> rows(stages.size());
   std::vector<Program> programs;
   for (int s = 0; s < num_stages; ++s) programs.push_back(schedule.program(s));
@@ -73,7 +81,7 @@ Timeline simulate(const Schedule& schedule, const std::vector<PassTimes>& stages
         const double begin = std::max(free, arrival);
         rows[stage].push_back(
             {.stage = s, .action = action, .begin = begin, .end = begin + length});
-        arrivals.note(rows[stage].back(), link_seconds);
+        arrivals.note(rows[stage].back());
         has_moved = true;
       }
     }
@@ -129,14 +137,21 @@ int64_t Timeline::most_in_flight(int stage) const {
   return most;
 }
 
-std::string Timeline::picture(double cell_seconds, size_t max_columns) const {
+double Timeline::filling_seconds() const {
+  for (const Pass& pass : passes) {
+    if (pass.stage == 0 && pass.action.kind == Kind::backward) return pass.begin;
+  }
+  return 0;
+}
+
+std::string Timeline::picture(double cell_seconds, size_t max_columns, double from_seconds) const {
   const auto cell_at = [&](double seconds) {
-    return static_cast<size_t>(std::lround(seconds / cell_seconds));
+    return static_cast<size_t>(std::lround((seconds - from_seconds) / cell_seconds));
   };
   // Cells as wide as the numbers that are shown.
   size_t width = 3;
   for (const Pass& pass : passes) {
-    if (cell_at(pass.end) * 3 > max_columns) continue;
+    if (pass.end <= from_seconds || cell_at(pass.end) * 3 > max_columns) continue;
     width = std::max(width, fmt::to_string(pass.action.micro_batch).size() + 2);
   }
   const size_t num_cells = max_columns / width;
@@ -145,12 +160,15 @@ std::string Timeline::picture(double cell_seconds, size_t max_columns) const {
     std::string row(num_cells * width, ' ');
     for (size_t cell = 0; cell < num_cells; ++cell) row[cell * width] = '.';
     for (const Pass& pass : passes) {
-      if (pass.stage != stage) continue;
-      const size_t begin = cell_at(pass.begin), end = std::max(cell_at(pass.end), begin + 1);
+      if (pass.stage != stage || pass.end <= from_seconds) continue;
+      const bool has_begun = pass.begin < from_seconds;
+      const size_t begin = has_begun ? 0 : cell_at(pass.begin);
+      const size_t end = std::max(cell_at(pass.end), begin + 1);
       if (end > num_cells) continue;
       std::string label = fmt::format("{}{}", pass.action.kind == Kind::forward ? 'F' : 'B',
                                       pass.action.micro_batch);
-      label.resize((end - begin) * width - 1, end - begin > 1 ? '-' : ' ');
+      if (has_begun) label.clear();
+      label.resize((end - begin) * width - 1, has_begun || end - begin > 1 ? '-' : ' ');
       row.replace(begin * width, label.size(), label);
     }
     row.erase(row.find_last_not_of(' ') + 1);

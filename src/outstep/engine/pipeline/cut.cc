@@ -9,6 +9,7 @@
 
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
+#include "outstep/base/memory.h"
 #include "outstep/engine/autocast.h"
 #include "outstep/nn/coupling.h"
 
@@ -100,6 +101,15 @@ void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
   }
 }
 
+std::vector<BlockCost> unit_costs(const nn::Model& model) {
+  std::vector<BlockCost> costs;
+  for (const auto& block : model.blocks) {
+    costs.push_back(
+        {.forward_seconds = 1, .backward_seconds = 2, .is_reversible = block->is_reversible()});
+  }
+  return costs;
+}
+
 double stage_seconds(const std::vector<BlockCost>& costs, nn::BlockRange blocks, const Mode& mode,
                      bool is_last) {
   const bool keeps_graph = mode.buffering.keep == Keep::graph || (is_last && mode.last_keeps_graph);
@@ -174,6 +184,8 @@ std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
     nn::Streams output;
     BlockCost cost{.is_reversible = block.is_reversible()};
     const double both = shortest_seconds([&] {
+      output = {};
+      const int64_t bytes_before = memory::live_bytes();
       const nn::Streams leaves = nn::as_leaves(streams);
       at::Tensor loss;
       {
@@ -181,6 +193,7 @@ std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
         output = block.forward(leaves, context);
         if (is_head) loss = model.loss(output.x, batch.targets).loss;
       }
+      cost.graph_bytes = memory::live_bytes() - bytes_before;
       if (is_head) {
         torch::autograd::backward({loss}, {});
       } else {

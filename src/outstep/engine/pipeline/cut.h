@@ -35,7 +35,11 @@ struct BlockCost {
   double forward_seconds = 0;
   double backward_seconds = 0;  // through a graph that is there
   bool is_reversible = false;
+  int64_t graph_bytes = 0;  // what a graph holds, output included and input not; 0: not measured
 };
+
+// Where nothing is measured: a backward pass takes two forward passes, and all blocks are alike.
+std::vector<BlockCost> unit_costs(const nn::Model& model);
 
 // What a stage of such blocks costs: a forward and a backward pass, what is evaluated again
 // included.
@@ -48,8 +52,9 @@ Cut cheapest_cut(size_t num_blocks, int num_stages,
 // The cut whose slowest stage is fastest.
 Cut balanced_cut(const std::vector<BlockCost>& costs, int num_stages, const Mode& mode);
 
-// Times each block by itself at the shapes that it is given in training, on this thread. The
-// parameters of one block lie in memory at a time; those that the model had are lost to it.
+// Times each block by itself at the shapes that it is given in training, on this thread, and weighs
+// its graph, where memory is counted (base/memory.h). The parameters of one block lie in memory at
+// a time; those that the model had are lost to it.
 std::vector<BlockCost> measure_blocks(nn::Model& model, const at::Tensor& input,
                                       const at::Tensor& target, const BatchForm& form,
                                       bool autocasts = false);

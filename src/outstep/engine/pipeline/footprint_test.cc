@@ -121,6 +121,47 @@ TEST(Footprint, IsTheMostThatFreeStagesKeep) {
   }
 }
 
+TEST(Footprint, CountsTheGraphsThatAModeHolds) {
+  // Blocks of 1, 2, 4 and 8 bytes of graph, cut in two, four micro-batches a step.
+  std::vector<BlockCost> costs(4);
+  for (size_t b = 0; b < 4; ++b) costs[b] = {.is_reversible = true, .graph_bytes = 1 << b};
+  const auto graphs = [&](const Mode& mode) {
+    std::vector<int64_t> bytes;
+    for (int stage = 0; stage < 2; ++stage) {
+      bytes.push_back(graph_bytes(costs, {2, 2}, stage, mode, {.k = 4}));
+    }
+    return bytes;
+  };
+  using Bytes = std::vector<int64_t>;
+  EXPECT_EQ(graphs(pipeline_mode("gpipe")), (Bytes{4 * 3, 4 * 12}));
+  EXPECT_EQ(graphs(pipeline_mode("1f1b")), (Bytes{2 * 3, 12}));
+  EXPECT_EQ(graphs(pipeline_mode("delayed")), (Bytes{3 * 3, 12}));
+  EXPECT_EQ(graphs(pipeline_mode("dsp")), (Bytes{3, 12}));    // made again, of the whole stage
+  EXPECT_EQ(graphs(pipeline_mode("petra")), (Bytes{2, 12}));  // of the largest block
+  Mode mode = pipeline_mode("petra");
+  mode.last_keeps_graph = false;
+  EXPECT_EQ(graphs(mode), (Bytes{2, 8}));  // the head's, then the other block's
+  mode = pipeline_mode("gpipe");
+  mode.buffering.keep = Keep::input;
+  mode.last_keeps_graph = false;
+  EXPECT_EQ(graphs(mode), (Bytes{3, 4 * 8}));
+  EXPECT_EQ(num_graphs({2, 2}, 0, pipeline_mode("delayed"), {.k = 4}), 3);
+  EXPECT_EQ(num_graphs({2, 2}, 0, pipeline_mode("petra"), {.k = 4}), 0);
+}
+
+// Nothing is in flight across a flush, and no copy of other parameters is needed within a step.
+TEST(Footprint, FlushesBoundWhatIsInFlight) {
+  nn::RevNet model(nn::RevNetOptions::of_depth(18));
+  const auto sizes = measure_sizes(model);
+  const auto bytes = [&](int64_t flush_every) {
+    return stage_bytes(sizes, {3, 4, 3}, 0, pipeline_mode("pipedream"),
+                       {.micro_batch = 8, .k = 2, .flush_every = flush_every});
+  };
+  EXPECT_EQ(bytes(2).stashed, bytes(2).parameters);
+  EXPECT_EQ(bytes(2).kept * 5, bytes(Program::kNever).kept * 2);
+  EXPECT_EQ(bytes(64).total(), bytes(Program::kNever).total());
+}
+
 TEST(Footprint, CreditsAreOfFreeStagesAlone) {
   nn::RevNet model(nn::RevNetOptions::of_depth(18));
   const auto sizes = measure_sizes(model);

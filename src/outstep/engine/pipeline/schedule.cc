@@ -54,4 +54,20 @@ int64_t Schedule::delay(int stage) const {
   return order == Order::ticks ? most_in_flight(stage) - 1 : 0;
 }
 
+// Micro-batch m of a flush goes forward when all but the delay's last ones before it have come
+// back, but no earlier than the flush begins: ⌊m / k⌋ updates of it are made before m goes back, of
+// which ⌊max(m - delay, 0) / k⌋ before it goes forward. The sum over a flush telescopes.
+double Schedule::staleness(int stage, int64_t k) const {
+  const int64_t late = delay(stage);
+  if (flush_every == Program::kNever) return static_cast<double>(late) / static_cast<double>(k);
+  int64_t updates = 0;
+  for (int64_t m = flush_every - late; m < flush_every; ++m) updates += m / k;
+  return static_cast<double>(updates) / static_cast<double>(flush_every);
+}
+
+int64_t Schedule::most_staleness(int stage, int64_t k) const {
+  const int64_t updates = (delay(stage) + k - 1) / k;
+  return flush_every == Program::kNever ? updates : std::min(updates, flush_every / k - 1);
+}
+
 }  // namespace outstep::engine

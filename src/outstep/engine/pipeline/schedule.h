@@ -81,6 +81,10 @@ struct Schedule {
   // update. In ticks 2 (J - j), the paper's j from 1; of stages that run freely at most so many; 0
   // where a schedule flushes before an update.
   int64_t delay(int stage) const;
+  // Updates between a micro-batch's two passes, with k micro-batches an update: the mean over all
+  // of them, and the most. Fewer than the delay suggests where the pipeline empties.
+  double staleness(int stage, int64_t k) const;
+  int64_t most_staleness(int stage, int64_t k) const;
 };
 
 }  // namespace outstep::engine

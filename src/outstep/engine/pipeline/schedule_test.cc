@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 
 #include "outstep/base/errors.h"
@@ -65,6 +66,52 @@ TEST(Schedule, CreditsBoundTheDelayOfStagesThatRunFreely) {
     EXPECT_EQ(schedule.delay(0), credits - 1);
     EXPECT_EQ(schedule.delay(1), credits - 1);
     EXPECT_EQ(schedule.delay(2), 0);
+  }
+}
+
+// Updates that the row of actions makes between each micro-batch's two passes, over whole flushes
+// or steps far from the start.
+std::pair<double, int64_t> counted_staleness(const Schedule& schedule, int stage, int64_t k) {
+  Program program = schedule.program(stage);
+  const int64_t from = 20 * k, end = schedule.flush_every == Program::kNever
+                                         ? from + k
+                                         : from * schedule.flush_every;
+  std::map<int64_t, int64_t> version_of;  // of the forward pass, by micro-batch
+  int64_t sum = 0, most = 0, num = 0;
+  while (program.num_backward() < end) {
+    const Action action = program.next();
+    if (action.kind == Action::Kind::forward) {
+      version_of[action.micro_batch] = program.num_backward() / k;
+    } else if (action.micro_batch >= (schedule.flush_every == Program::kNever ? from : 0)) {
+      const int64_t staleness = action.micro_batch / k - version_of[action.micro_batch];
+      sum += staleness;
+      most = std::max(most, staleness);
+      ++num;
+    }
+  }
+  return {double(sum) / double(num), most};
+}
+
+TEST(Schedule, StalenessIsThatOfItsRow) {
+  for (const Order order : {Order::all_forward, Order::one_forward, Order::ticks}) {
+    for (const int J : {1, 2, 5}) {
+      for (const int64_t k : {1, 2, 3, 8}) {
+        for (const int64_t steps : {0, 1, 2, 7}) {  // between flushes; 0: none
+          if (order != Order::ticks && steps != 1) continue;
+          const Schedule schedule{.order = order,
+                                  .num_stages = J,
+                                  .flush_every = steps > 0 ? steps * k : Program::kNever};
+          for (int stage = 0; stage < J; ++stage) {
+            const auto [mean, most] = counted_staleness(schedule, stage, k);
+            EXPECT_NEAR(schedule.staleness(stage, k), mean, 1e-12)
+                << J << " stages, k " << k << ", flush " << steps << ", stage " << stage;
+            EXPECT_EQ(schedule.most_staleness(stage, k), most)
+                << J << " stages, k " << k << ", flush " << steps << ", stage " << stage;
+            if (steps == 1) EXPECT_EQ(most, 0);
+          }
+        }
+      }
+    }
   }
 }
 
