@@ -196,7 +196,8 @@ std::string mixing_text(const train::Plan& plan) {
   }
   if (plan.link_bits_per_second) table.header.emplace_back("on the link");
   return "\n" + table.text() +
-         "With p at the full learning rate, and the defaults of [ensemble] for the others.\n";
+         "With p at the full learning rate. wash and wash_opt as the recipe has the one of them, "
+         "the others by the defaults of [ensemble].\n";
 }
 
 std::string plan_text(const train::Recipe& recipe, const train::Plan& plan, bool measured) {

@@ -66,6 +66,7 @@ std::string human_bytes(int64_t num_bytes) {
 
 std::string human_seconds(double seconds) {
   if (!(std::abs(seconds) < 1e15)) return fmt::format("{} s", seconds);  // endless, or not a number
+  if (0 < seconds && seconds < 0.01) return fmt::format("{:.2g} ms", 1000 * seconds);
   if (seconds < 59.5) return fmt::format("{:.{}f} s", seconds, seconds < 9.995 ? 2 : 1);
   const auto whole = static_cast<int64_t>(std::llround(seconds));
   if (whole < 3600) return fmt::format("{} min {:02d} s", whole / 60, whole % 60);

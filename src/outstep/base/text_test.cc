@@ -30,6 +30,7 @@ TEST(Text, WritesNumbersForPeople) {
   EXPECT_EQ(human_bytes(190'000'000), "190 MB");
   EXPECT_EQ(human_bytes(999'999), "1.0 MB");
   EXPECT_EQ(human_seconds(0.934), "0.93 s");
+  EXPECT_EQ(human_seconds(0.0042), "4.2 ms");
   EXPECT_EQ(human_seconds(12.34), "12.3 s");
   EXPECT_EQ(human_seconds(153), "2 min 33 s");
   EXPECT_EQ(human_seconds(59.7), "1 min 00 s");

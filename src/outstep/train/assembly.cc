@@ -103,13 +103,13 @@ std::string layout_of(const nn::FlatParams& params) {
   return layout;
 }
 
-// Of a set's first, middle and last example as they are.
-uint64_t hash_of(const data::Dataset& set) {
-  if (set.size() == 0) return 0;
+// Of a set's first, middle and last example as they are; a recipe may have nothing to validate on.
+uint64_t hash_of(const data::Dataset* set) {
+  if (set == nullptr || set->size() == 0) return 0;
   const std::vector<data::Dataset::Example> examples = {
-      {.index = 0}, {.index = set.size() / 2}, {.index = set.size() - 1}};
-  const data::Batch batch = set.gather(examples, {.augment = false});
-  uint64_t hash = static_cast<uint64_t>(set.size());
+      {.index = 0}, {.index = set->size() / 2}, {.index = set->size() - 1}};
+  const data::Batch batch = set->gather(examples, {.augment = false});
+  uint64_t hash = static_cast<uint64_t>(set->size());
   for (const at::Tensor& part : {batch.inputs.contiguous(), batch.targets.contiguous()}) {
     const auto* bytes = static_cast<const std::byte*>(part.const_data_ptr());
     hash = hash64({bytes, part.nbytes()}, hash);
@@ -120,7 +120,7 @@ uint64_t hash_of(const data::Dataset& set) {
 // Stages read inputs and targets of one example, and replicas their parts of one row, each from
 // files of its own.
 uint64_t hash_of(const data::Datasets& data) {
-  return hash_text(fmt::format("{} {}", hash_of(*data.train), hash_of(*data.validation)));
+  return hash_text(fmt::format("{} {}", hash_of(data.train.get()), hash_of(data.validation.get())));
 }
 
 std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOptions& data,

@@ -1,6 +1,7 @@
 #include "outstep/train/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -96,24 +97,51 @@ void count(Plan& plan, const Assembly& assembly) {
   plan.communication_bytes = assembly.sync->communication_bytes();
 }
 
-// The recipe's own first, then the others as they are without settings.
+double bytes_mixed(const method::Mixer* mixer) {
+  return mixer ? mixer->planned_bytes_per_step() : 0;
+}
+
+// Of a way of mixing as it is without settings.
+double usual_bytes_mixed(const std::string& name, const Recipe& recipe, Assembly& assembly) {
+  Recipe other(recipe.name,
+               io::Settings::from_text("[ensemble]\nname = \"" + name + "\"\n", "plan"));
+  other.train = recipe.train;
+  return bytes_mixed(make_mixer(other, assembly).get());
+}
+
+// The recipe's own first, then the others as they are without settings; but wash and wash_opt, to
+// be compared, with the same ones.
 std::vector<Plan::Mixing> plan_mixings(const Recipe& recipe, Assembly& assembly) {
   if (assembly.mesh.members == 1) return {};
   const std::string own = assembly.mixer ? assembly.mixer->name() : "none";
+  const double own_bytes = bytes_mixed(assembly.mixer.get());
   std::vector<Plan::Mixing> mixings = {
-      {.name = own,
-       .bytes_per_step = assembly.mixer ? assembly.mixer->planned_bytes_per_step() : 0,
-       .is_recipes = true}};
+      {.name = own, .bytes_per_step = own_bytes, .is_recipes = true}};
+  const auto shuffles = [](const std::string& name) {
+    return name == "wash" || name == "wash_opt";
+  };
   for (const std::string& name : ensemble_names()) {
     if (name == own) continue;
-    Recipe other(recipe.name,
-                 io::Settings::from_text("[ensemble]\nname = \"" + name + "\"\n", "plan"));
-    other.train = recipe.train;
-    const auto mixer = make_mixer(other, assembly);
-    mixings.push_back(
-        {.name = name, .bytes_per_step = mixer ? mixer->planned_bytes_per_step() : 0});
+    double bytes = usual_bytes_mixed(name, recipe, assembly);
+    if (shuffles(name) && shuffles(own))
+      bytes *= own_bytes / usual_bytes_mixed(own, recipe, assembly);
+    mixings.push_back({.name = name, .bytes_per_step = bytes});
   }
   return mixings;
+}
+
+// Members' traffic beside that of the sync. A delayed shuffle travels during the next step.
+void add_mixing(Plan& plan, Recipe& recipe, const Assembly& assembly) {
+  const double bytes = bytes_mixed(assembly.mixer.get());
+  plan.bytes_sent_per_step += std::llround(bytes);
+  if (bytes == 0 || !plan.link_bits_per_second) return;
+  const double seconds = bytes * 8 / *plan.link_bits_per_second;
+  plan.communication_seconds += seconds;
+  if (plan.step_seconds == 0) return;  // not measured
+  const bool is_delayed = assembly.mixer->name() == "wash" &&
+                          recipe.settings.section("ensemble").flag("delayed", false);
+  plan.step_seconds =
+      is_delayed ? std::max(plan.step_seconds, seconds) : plan.step_seconds + seconds;
 }
 
 void take(Plan& plan, const Forecast& own) {
@@ -160,6 +188,7 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
         assembly->sync->planned_traffic().bytes_sent +
         recipe.train.accumulation * plan.pipeline->stages.front().sent.to_next;
     put_on_link(plan, options);
+    add_mixing(plan, recipe, *assembly);
     return plan;
   }
   ForecastOptions forecasting{.link_bits_per_second = options.link_bits_per_second};
@@ -171,6 +200,7 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
   const Forecast own = forecast(recipe, *assembly, *assembly->sync, forecasting);
   take(plan, own);
   put_on_link(plan, options);
+  add_mixing(plan, recipe, *assembly);
   if (!options.link_bits_per_second || !options.measure || recipe.mesh.replicas == 1) return plan;
   assembly->sync.reset();
   plan.comparison = compare(recipe, *assembly, own, forecasting);

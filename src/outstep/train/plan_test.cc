@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -67,6 +68,17 @@ TEST_F(PlanTest, KnowsWhatEachWayOfMixingSends) {
   EXPECT_LT(bytes["wash"], bytes["papa"] / 100);
   EXPECT_LT(bytes["papa_all"], bytes["papa"]);
   EXPECT_EQ(bytes["wash_opt"], 2 * bytes["wash"]);  // with SGD's momentum
+  EXPECT_EQ(plan.bytes_sent_per_step, std::llround(bytes["wash"]));
+  // The two of them with the recipe's p.
+  const Plan denser =
+      plan_of(images(), {"mesh.members=3", "ensemble.name=wash_opt", "ensemble.p=0.1"},
+              {.link_bits_per_second = 1e6, .measure = false});
+  EXPECT_GT(denser.mixings[0].bytes_per_step, 50 * bytes["wash_opt"]);
+  for (const auto& mixing : denser.mixings) {
+    if (mixing.name != "wash") continue;
+    EXPECT_NEAR(mixing.bytes_per_step, denser.mixings[0].bytes_per_step / 2, 1e-6);
+  }
+  EXPECT_NEAR(denser.communication_seconds, denser.mixings[0].bytes_per_step * 8 / 1e6, 1e-9);
   EXPECT_EQ(plan.to_json()["mixings"].size(), 9);
   EXPECT_TRUE(plan_of(images(), {"ensemble.name=wash"}, {.measure = false}).mixings.empty());
 }
