@@ -68,6 +68,18 @@ std::string hint(const std::string& word, const std::vector<std::string>& known,
   return known.empty() ? "none is known" : "known are: " + join(known, ", ");
 }
 
+// What stands behind an unknown key's origin. A key that is no misspelling may be one of another
+// choice of the section's: what was chosen is said with it.
+std::string unknown_key(const std::string& key, const std::string& section,
+                        const std::vector<std::string>& known, const toml::node* choice) {
+  std::string of_choice;
+  if (choice != nullptr && nearest_spelling(key, known).empty()) {
+    of_choice = " with name = " + shown_value(*choice);
+  }
+  return fmt::format("unknown key \"{}\" in [{}]{}; {}", key, section, of_choice,
+                     hint(key, known, "\"", "\""));
+}
+
 // A file's name may hold any byte: a line feed would end the comment, what is not UTF-8 the
 // reading.
 std::string in_comment(std::string origin) {
@@ -222,20 +234,18 @@ void Settings::require_all_used() const {
     throw ConfigError("{}: unknown section [{}]; {}", table.origin, section,
                       hint(section, sections, "[", "]"));
   }
-  std::vector<std::string> keys;
-  for (const Data::Asked& known : data_->asked_in(section)) keys.push_back(known.key);
-  throw ConfigError("{}: unknown key \"{}\" in [{}]; {}", table.keys.at(key).origin, key, section,
-                    hint(key, keys, "\"", "\""));
+  throw ConfigError(
+      "{}: {}", table.keys.at(key).origin,
+      unknown_key(key, section, data_->keys_asked_in(section), data_->choice_of(section)));
 }
 
 void Settings::require_overrides_used() const {
   for (const auto& [section, table] : data_->tables) {
     for (const auto& [key, value] : table.keys) {
       if (!value.raw || value.used) continue;
-      std::vector<std::string> known;
-      for (const Data::Asked& asked : data_->asked_in(section)) known.push_back(asked.key);
-      throw ConfigError("{}: unknown key \"{}\" in [{}]; {}", value.origin, key, section,
-                        hint(key, known, "\"", "\""));
+      throw ConfigError(
+          "{}: {}", value.origin,
+          unknown_key(key, section, data_->keys_asked_in(section), data_->choice_of(section)));
     }
   }
 }

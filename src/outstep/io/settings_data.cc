@@ -168,6 +168,17 @@ std::vector<Settings::Data::Asked>& Settings::Data::asked_in(const std::string& 
   return asked.emplace_back(section, std::vector<Asked>{}).second;
 }
 
+std::vector<std::string> Settings::Data::keys_asked_in(const std::string& section) {
+  std::vector<std::string> keys;
+  for (const Asked& known : asked_in(section)) keys.push_back(known.key);
+  return keys;
+}
+
+const toml::node* Settings::Data::choice_of(const std::string& section) {
+  const Key* name = find(section, "name");
+  return name != nullptr && name->used ? name->node.get() : nullptr;
+}
+
 void Settings::Data::note(const std::string& section, const std::string& key, std::string literal,
                           const std::string& origin) {
   std::vector<Asked>& keys = asked_in(section);

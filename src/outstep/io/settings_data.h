@@ -62,6 +62,9 @@ struct Settings::Data {
 
   Key* find(const std::string& section, const std::string& key);
   std::vector<Asked>& asked_in(const std::string& section);
+  std::vector<std::string> keys_asked_in(const std::string& section);
+  // A section's "name", where a recipe says one and it was asked for; else null.
+  const toml::node* choice_of(const std::string& section);
   void note(const std::string& section, const std::string& key, std::string literal,
             const std::string& origin);
 

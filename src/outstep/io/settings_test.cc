@@ -92,6 +92,23 @@ TEST(Settings, AnUnknownKeyIsAnErrorWithItsPlaceAndTheNearestSpelling) {
   EXPECT_EQ(read("[engine]\nmicro_batch = 3\n"), "accepted");
 }
 
+// Another choice may know it.
+TEST(Settings, AKeyThatIsNoMisspellingIsUnknownToWhatWasChosen) {
+  const auto read = [](const std::string& text, bool overrides_alone = false) {
+    return complaint([&] {
+      Settings settings = Settings::from_text("[sync]\nname = 'ddp'", "r.toml", {text});
+      settings.section("sync").text("name", "none");
+      overrides_alone ? settings.require_overrides_used() : settings.require_all_used();
+    });
+  };
+  const char* expected =
+      "--sync.counts: unknown key \"counts\" in [sync] with name = \"ddp\"; known are: name";
+  EXPECT_EQ(read("sync.counts=fixed"), expected);
+  EXPECT_EQ(read("sync.counts=fixed", true), expected);
+  EXPECT_EQ(read("sync.nmae=none"),
+            "--sync.nmae: unknown key \"nmae\" in [sync]; did you mean \"name\"?");
+}
+
 TEST(Settings, AnUnknownKeyOfAnOverrideIsNamedAsItWasTyped) {
   const auto read = [](const std::string& text) {
     return complaint([&] {
