@@ -27,6 +27,16 @@ CounterRng rng_of(const char* method, uint64_t seed, int64_t step) {
       {.seed = seed, .purpose = purpose(method), .stream = static_cast<uint64_t>(step)});
 }
 
+std::vector<optim::Range> frozen_ranges(const nn::FlatParams& params) {
+  std::vector<optim::Range> ranges;
+  for (size_t i = 0; i < params.entries().size(); ++i) {
+    const nn::FlatParams::Entry& entry = params.entries()[i];
+    if (params.parameters()[i]->tensor.requires_grad()) continue;
+    ranges.push_back({entry.offset, entry.offset + entry.numel});
+  }
+  return ranges;
+}
+
 }  // namespace
 
 AveragingOptions AveragingOptions::read(io::Section& section, const std::string& method) {
@@ -62,7 +72,10 @@ Partners draw_matching(uint64_t seed, int64_t step, int num_members) {
 }
 
 Averaging::Averaging(const Parts& parts, std::string method, AveragingOptions options)
-    : parts_(parts), method_(std::move(method)), options_(options) {}
+    : parts_(parts),
+      method_(std::move(method)),
+      options_(options),
+      frozen_(frozen_ranges(parts.params)) {}
 
 bool Averaging::is_due(const method::MixContext& context) const {
   return parts_.group.size() > 1 && options_.timing.is_due(context.step);
@@ -72,9 +85,22 @@ method::MixReport Averaging::after_step(const method::MixContext& context,
                                         std::span<optim::State* const> /*states*/) {
   const trace::Span span(context.tracer, trace::Track::compute, "average", {.step = context.step});
   const at::NoGradGuard no_grad;
-  const int num_members = parts_.group.size();
   const int64_t bytes_before = parts_.group.bytes_sent();
+  // Frozen parameters travel with the others, which keeps a mixing one piece, and are put back.
+  std::vector<at::Tensor> frozen;
+  for (const optim::Range& range : frozen_) frozen.push_back(values_in(range).clone());
   const Clock::time_point begin = Clock::now();
+  mix(context);
+  for (size_t i = 0; i < frozen_.size(); ++i) values_in(frozen_[i]).copy_(frozen[i]);
+  const double seconds = seconds_since(begin);
+  return {.bytes_sent = parts_.group.bytes_sent() - bytes_before,
+          .num_mixed = parts_.params.num_parameters(),
+          .communication_seconds = seconds,
+          .idle_seconds = seconds};
+}
+
+void Averaging::mix(const method::MixContext& context) {
+  const int num_members = parts_.group.size();
   if (method_ == "papa_2") {
     average_by_two(draw_pairs(parts_.seed, context.step, num_members), context);
   } else if (method_ == "noloco") {
@@ -82,11 +108,10 @@ method::MixReport Averaging::after_step(const method::MixContext& context,
   } else {
     pull_to_mean(method_ == "papa" ? (1 - options_.alpha) * context.lr_share : 1, context);
   }
-  const double seconds = seconds_since(begin);
-  return {.bytes_sent = parts_.group.bytes_sent() - bytes_before,
-          .num_mixed = parts_.params.num_parameters(),
-          .communication_seconds = seconds,
-          .idle_seconds = seconds};
+}
+
+at::Tensor Averaging::values_in(const optim::Range& range) const {
+  return parts_.params.values().narrow(0, range.begin, range.size());
 }
 
 void Averaging::pull_to_mean(double strength, const method::MixContext& context) {

@@ -48,13 +48,18 @@ class Averaging : public method::Mixer {
   void load(io::StateReader& /*reader*/) override {}
 
  private:
+  void mix(const method::MixContext& context);
   void pull_to_mean(double strength, const method::MixContext& context);
   void average_by_two(const Partners& partners, const method::MixContext& context);
+  at::Tensor values_in(const optim::Range& range) const;
   bool is_by_two() const { return method_ == "papa_2" || method_ == "noloco"; }
 
   const Parts parts_;
   const std::string method_;
   const AveragingOptions options_;
+  // Of the flat vector, for what requires no gradient: it stays as it is to the last bit, which a
+  // mean of equal numbers need not.
+  const std::vector<optim::Range> frozen_;
 };
 
 // papa_2's and noloco's draws for a step.

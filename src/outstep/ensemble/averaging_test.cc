@@ -170,6 +170,20 @@ TEST(Averaging, WrongSettingsAreRefused) {
   EXPECT_EQ(complaint("dart", "start_step = 100\ninterval = 50"), "no error");
 }
 
+TEST(Averaging, LeavesFrozenParametersAlone) {
+  run_members(3, [&](comm::Group& group) {
+    for (const char* method : {"papa", "papa_all", "papa_2", "dart", "noloco"}) {
+      Member member(group, {{10, 10}, {10, 10}});
+      member.params.parameters()[0]->tensor.set_requires_grad(false);
+      Averaging averaging(member.parts, method, {});
+      const at::Tensor before = member.values().clone();
+      for (int step = 0; step < 5; ++step) averaging.after_step({.step = step}, {});
+      EXPECT_TRUE(at::equal(member.values().narrow(0, 0, 100), before.narrow(0, 0, 100))) << method;
+      EXPECT_FALSE(at::equal(member.values(), before)) << method;
+    }
+  });
+}
+
 TEST(Averaging, OneMemberHasNothingToDo) {
   run_members(1, [&](comm::Group& group) {
     Member member(group, some_shapes());
