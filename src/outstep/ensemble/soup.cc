@@ -19,12 +19,24 @@ double ranked(double score) {
 
 SoupOptions SoupOptions::read(io::Section& section) {
   SoupOptions options;
+  if (section.text("batch_norm", "recompute") == "repair") {
+    throw ConfigError(
+        "{}: ensemble.batch_norm = \"repair\" would rescale channels, which cancels before a batch "
+        "norm, and all convolutions here have one behind them; use \"recompute\"",
+        section.origin("batch_norm"));
+  }
   const std::string statistics =
       section.text("batch_norm", "recompute", {.choices = {"recompute", "average"}});
+  options.batches = section.integer("batch_norm_batches", options.batches, {.min = 1});
   if (statistics == "average") {
     options.statistics = Statistics::average;
-  } else {
-    options.batches = section.integer("batch_norm_batches", options.batches, {.min = 1});
+    // A file may have it for the other choice, as a run's own recipe has.
+    if (const std::string origin = section.origin("batch_norm_batches"); origin.starts_with("--")) {
+      throw ConfigError(
+          "{}: ensemble.batch_norm_batches is for ensemble.batch_norm = \"recompute\", and here it "
+          "is \"average\"",
+          origin);
+    }
   }
   options.barrier_points =
       section.integer("barrier_points", options.barrier_points, {.min = 0, .max = 100});

@@ -56,5 +56,29 @@ TEST(GreedySoup, TakesWhatIsNoNumberForTheWorst) {
   EXPECT_EQ(greedy_soup(std::vector<double>{NAN, NAN}, score_of).ingredients, std::vector<int>{0});
 }
 
+TEST(SoupOptions, WrongOnesAreRefusedWithTheReason) {
+  const auto complaint = [](const std::string& keys,
+                            const std::vector<std::string>& overrides = {}) -> std::string {
+    try {
+      auto settings = io::Settings::from_text("[ensemble]\n" + keys, "my.toml", overrides);
+      io::Section section = settings.section("ensemble");
+      SoupOptions::read(section);
+      settings.require_all_used();
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(complaint("batch_norm = \"repair\""),
+              HasSubstr("my.toml:2:1: ensemble.batch_norm = \"repair\" would rescale channels"));
+  EXPECT_THAT(complaint("batch_norm = \"averge\""), HasSubstr("did you mean \"average\"?"));
+  EXPECT_THAT(complaint("batch_norm = \"average\"", {"ensemble.batch_norm_batches=7"}),
+              HasSubstr("--ensemble.batch_norm_batches: ensemble.batch_norm_batches is for "
+                        "ensemble.batch_norm = \"recompute\", and here it is \"average\""));
+  EXPECT_EQ(complaint("batch_norm_batches = 50", {"ensemble.batch_norm=average"}), "no error")
+      << "a run that was to recompute them goes on with averages";
+}
+
 }  // namespace
 }  // namespace outstep::ensemble

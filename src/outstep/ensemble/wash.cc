@@ -26,6 +26,34 @@ Depth read_depth(io::Section& section) {
   return name == "custom" ? Depth::custom : Depth::decreasing;
 }
 
+// Whether a key was given along with the choice of the method, and not by a base for a choice of
+// its own ("base.toml:3:1").
+bool is_given_here(io::Section& section, const std::string& key) {
+  if (!section.has(key)) return false;
+  const auto file_of = [&](const std::string& of) {
+    const std::string origin = section.origin(of);
+    return origin.substr(0, origin.find(":"));
+  };
+  return section.origin(key).starts_with("--") || !section.has("name") ||
+         file_of(key) == file_of("name");
+}
+
+// Neither is unknown, and a reason says more.
+void refuse_delayed_moments(io::Section& section) {
+  if (!is_given_here(section, "delayed") || !section.flag("delayed", false)) return;
+  throw ConfigError(
+      "{}: ensemble \"wash_opt\" is never delayed: a second moment could become negative by a "
+      "difference; leave ensemble.delayed out, or use \"wash\"",
+      section.origin("delayed"));
+}
+
+void refuse_factors(io::Section& section, const std::string& depth) {
+  if (!is_given_here(section, "depth_factors")) return;
+  throw ConfigError(
+      "{}: ensemble.depth_factors is for ensemble.depth = \"custom\", and here it is \"{}\"",
+      section.origin("depth_factors"), depth);
+}
+
 // Of everything that a plan depends on but the step, and of what its positions mean.
 uint64_t hash_layout(const Parts& parts, const WashOptions& options,
                      const std::vector<Layer>& layers, const std::vector<double>& factors) {
@@ -55,6 +83,8 @@ WashOptions WashOptions::read(io::Section& section, bool moves_moments) {
   options.depth = read_depth(section);
   if (options.depth == Depth::custom) {
     options.depth_factors = section.numbers("depth_factors", {}, {.min = 0, .max = 1});
+  } else {
+    refuse_factors(section, section.text("depth", "decreasing"));
   }
   options.fades =
       section.text("p_schedule", "with_lr", {.choices = {"constant", "with_lr"}}) == "with_lr";
@@ -62,7 +92,11 @@ WashOptions WashOptions::read(io::Section& section, bool moves_moments) {
       section.text("permutation", "uniform", {.choices = {"uniform", "cyclic"}}) == "cyclic";
   options.check_every = section.integer("check_every", options.check_every, {.min = 1});
   options.timing = Timing::read(section, options.timing);
-  if (!moves_moments) options.is_delayed = section.flag("delayed", false);
+  if (moves_moments) {
+    refuse_delayed_moments(section);
+  } else {
+    options.is_delayed = section.flag("delayed", false);
+  }
   return options;
 }
 

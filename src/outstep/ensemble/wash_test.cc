@@ -367,10 +367,25 @@ TEST(WashOptions, WrongOnesAreRefused) {
   EXPECT_THAT(complaint("depth = \"shallow\""), HasSubstr("decreasing"));
   EXPECT_THAT(complaint("start_step = 5\nstop_step = 5"),
               HasSubstr("ensemble.stop_step is 5, not behind ensemble.start_step = 5"));
-  EXPECT_THAT(complaint("delayed = true", true), HasSubstr("unknown key \"delayed\""));
+  EXPECT_THAT(complaint("delayed = true", true),
+              HasSubstr("my.toml:2:1: ensemble \"wash_opt\" is never delayed"));
+  EXPECT_EQ(complaint("delayed = false", true), "no error") << "as a run of wash has it";
+  EXPECT_THAT(complaint("depth_factors = [1, 0.5]"),
+              HasSubstr("my.toml:2:1: ensemble.depth_factors is for ensemble.depth = \"custom\", "
+                        "and here it is \"decreasing\""));
   EXPECT_EQ(complaint("p = 0.1\np_schedule = \"with_lr\"\npermutation = \"cyclic\"\n"
                       "delayed = true\ninterval = 3"),
             "no error");
+}
+
+// Of another choice, which the command line replaces.
+TEST(WashOptions, ABasesKeysForAnotherMethodAreLeftOut) {
+  auto settings = io::Settings::from_text("[ensemble]\nname = 'wash'\ndelayed = true", "my.toml",
+                                          {"ensemble.name=wash_opt"});
+  io::Section section = settings.section("ensemble");
+  section.text("name", "none");
+  EXPECT_FALSE(WashOptions::read(section, true).is_delayed);
+  EXPECT_NO_THROW(settings.require_all_used());
 }
 
 }  // namespace
