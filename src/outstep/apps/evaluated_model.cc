@@ -9,15 +9,15 @@
 namespace outstep::apps {
 namespace {
 
-// What an evaluation reads of a recipe; the rest says how the model was trained.
-void require_relevant(const std::vector<std::string>& overrides) {
-  for (const std::string& override : overrides) {
-    const std::string section = override.substr(0, override.find('.'));
-    if (section != "data" && section != "evaluation" && section != "engine") {
-      throw ConfigError("--{}: eval takes keys of [data], [evaluation] and [engine] only",
-                        override);
-    }
-  }
+// As many as the end of the first ingredient's run takes, where each of its ranks makes as many.
+int64_t soup_batches(train::Recipe& recipe, const StoredModel& stored) {
+  const int64_t wanted =
+      recipe.settings.section("ensemble")
+          .integer("batch_norm_batches", ensemble::SoupOptions().batches, {.min = 1});
+  if (!stored.recipe) return wanted;
+  const comm::Mesh mesh = train::read_recipe(*stored.recipe, {}).mesh;
+  const int64_t num_ranks = int64_t{mesh.members} * mesh.replicas;
+  return (wanted + num_ranks - 1) / num_ranks * num_ranks;
 }
 
 train::Recipe read_recipe(const StoredModel& stored, std::vector<std::string> overrides) {
@@ -66,22 +66,42 @@ std::unique_ptr<train::Assembly> assemble(train::Recipe& recipe, StoredModel& st
   return assembly;
 }
 
-StoredModel open(const std::filesystem::path& named, const std::vector<std::string>& overrides) {
-  require_relevant(overrides);
+StoredModel open(const std::filesystem::path& named, const std::vector<std::string>& overrides,
+                 Use use) {
+  require_relevant(overrides, use);
   return open_stored_model(named);
 }
 
 }  // namespace
 
-EvaluatedModel::EvaluatedModel(const std::filesystem::path& named,
-                               const std::vector<std::string>& overrides)
-    : EvaluatedModel(open(named, overrides), overrides) {}
+// What either reads of a recipe; the rest says how the model was trained.
+void require_relevant(const std::vector<std::string>& overrides, Use use) {
+  for (const std::string& override : overrides) {
+    const std::string section = override.substr(0, override.find('.'));
+    if (section == "data" || section == "engine") continue;
+    if (use == Use::eval && section != "evaluation") {
+      throw ConfigError("--{}: eval takes keys of [data], [evaluation] and [engine] only",
+                        override);
+    }
+    if (use == Use::soup && !override.starts_with("ensemble.batch_norm_batches=")) {
+      throw ConfigError(
+          "--{}: soup takes keys of [data] and [engine], and ensemble.batch_norm_batches, only",
+          override);
+    }
+  }
+}
 
-EvaluatedModel::EvaluatedModel(StoredModel stored, const std::vector<std::string>& overrides)
+EvaluatedModel::EvaluatedModel(const std::filesystem::path& named,
+                               const std::vector<std::string>& overrides, Use use)
+    : EvaluatedModel(open(named, overrides, use), overrides, use) {}
+
+EvaluatedModel::EvaluatedModel(StoredModel stored, const std::vector<std::string>& overrides,
+                               Use use)
     : folder_(stored.folder),
       recipe_(read_recipe(stored, overrides)),
       fabrics_(comm::local_fabrics(1)),  // whatever backend it was trained over
       assembly_(assemble(recipe_, stored, *fabrics_.front())) {
+  if (use == Use::soup) assembly_->soup.batches = soup_batches(recipe_, stored);
   recipe_.settings.require_overrides_used();
 }
 

@@ -1,10 +1,10 @@
 #include <nlohmann/json.hpp>
 
 #include "outstep/apps/commands.h"
+#include "outstep/apps/model_place.h"
 #include "outstep/apps/places.h"
 #include "outstep/apps/screen.h"
 #include "outstep/apps/stored_model.h"
-#include "outstep/base/errors.h"
 #include "outstep/base/text.h"
 #include "outstep/io/settings.h"
 #include "outstep/nn/hugging_face.h"
@@ -41,12 +41,7 @@ std::string data_flags(const StoredModel& stored) {
 int run(const Flags& flags, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
   const std::filesystem::path to = flags.to;
-  for (const char* file : {"model.safetensors", "config.json"}) {
-    if (std::filesystem::exists(to / file)) {
-      throw DataError("{} holds a {} already; export into another folder, or remove it first",
-                      to.string(), file);
-    }
-  }
+  require_place_for_model(to);
   const StoredModel stored = open_stored_model(flags.model);
   nn::write_folder(to, *stored.model, *stored.params);
   screen.line(

@@ -1,11 +1,15 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "outstep/apps/commands.h"
 #include "outstep/apps/evaluated_model.h"
+#include "outstep/apps/failure.h"
+#include "outstep/apps/model_place.h"
 #include "outstep/apps/places.h"
 #include "outstep/apps/screen.h"
+#include "outstep/apps/stop_signals.h"
 #include "outstep/apps/stored_model.h"
 #include "outstep/base/errors.h"
 #include "outstep/base/text.h"
@@ -27,21 +31,57 @@ struct Flags {
   std::vector<std::string> overrides;
 };
 
-// The recipe that the first ingredient was trained with goes along, for its data.
-void copy_recipe(const train::Ingredient& first, const fs::path& to) {
-  if (const auto recipe = recipe_of(first.folder)) {
-    io::write_text_atomically(to / "recipe.toml", io::read_text(*recipe));
+// What ends a soup early: nothing of it is left then.
+void go_on(const StopSignals& signals) {
+  if (signals.signal() == 0) return;
+  throw FailureError(
+      {.kind = "stopped",
+       .exit_code = 128 + signals.signal(),
+       .message = fmt::format("by {}; nothing was written", signal_name(signals.signal()))});
+}
+
+bool says_data(const std::vector<std::string>& overrides) {
+  return std::ranges::any_of(overrides, [](const auto& o) { return o.starts_with("data.name="); });
+}
+
+// In the place of the first ingredient: the data to recompute running statistics from, which are
+// looked for before anything is written. Nothing where there are none to recompute.
+std::unique_ptr<EvaluatedModel> open_data(const fs::path& first, const Flags& flags) {
+  require_relevant(flags.overrides, Use::soup);
+  if (flags.batch_norm != "recompute" || !train::has_buffers(*nn::read_model(first))) {
+    if (flags.overrides.empty()) return nullptr;
+    throw ConfigError("--{}: only for running statistics that are recomputed, and here {}",
+                      flags.overrides.front(),
+                      flags.batch_norm == "recompute" ? "are none" : "they are averaged");
   }
+  if (!recipe_of(first) && !says_data(flags.overrides)) {
+    throw ConfigError(
+        "{} has no recipe that says what data to recompute running statistics from; name them, as "
+        "--data.name=cifar10, or use --batch-norm=average",
+        first.string());
+  }
+  return std::make_unique<EvaluatedModel>(first, flags.overrides, Use::soup);
 }
 
 // At the soup's own weights; writes the folder's file once more.
-void recompute(const fs::path& folder, const Flags& flags, nlohmann::ordered_json provenance) {
-  EvaluatedModel evaluated(folder, flags.overrides);
+void recompute(const fs::path& folder, EvaluatedModel& evaluated, const StopSignals& signals,
+               nlohmann::ordered_json provenance) {
   train::Assembly& assembly = evaluated.assembly();
-  train::recompute_statistics(evaluated.recipe(), assembly);
+  nn::load_folder(folder, *assembly.model, *assembly.params);
+  train::recompute_statistics(evaluated.recipe(), assembly, [&] { go_on(signals); });
   provenance["batch_norm"] = "recompute";
   io::write_safetensors(folder / "model.safetensors", assembly.params->named_tensors(),
                         {{"format", "pt"}, {"soup", provenance.dump()}});
+}
+
+void require_place(const fs::path& to) {
+  require_place_for_model(to);
+  if (fs::exists(to / "recipe.toml")) {
+    throw DataError(
+        "{} holds a recipe.toml already, which the soup would be taken to be of; take "
+        "another --to, or remove it first",
+        to.string());
+  }
 }
 
 // Beside the folder that is asked for, until all of it is there.
@@ -66,47 +106,59 @@ class Partial {
   Partial& operator=(const Partial&) = delete;
 
   const fs::path& folder() const { return folder_; }
-  // The model last: a folder with one is complete.
-  void move_to_place() const {
+  // The model last: a folder with one is complete. Returns the names of what was written.
+  std::vector<std::string> move_to_place() const {
+    require_place(to_);  // still
+    std::vector<std::string> written;
     std::error_code error;
     fs::create_directories(to_, error);
     for (const char* file : {"recipe.toml", "config.json", "model.safetensors"}) {
-      if (!error && fs::exists(folder_ / file)) fs::rename(folder_ / file, to_ / file, error);
+      if (error || !fs::exists(folder_ / file)) continue;
+      fs::rename(folder_ / file, to_ / file, error);
+      written.emplace_back(file);
     }
     if (error) throw DataError("cannot write to {}: {}", to_.string(), error.message());
+    return written;
   }
 
  private:
   const fs::path to_, folder_;
 };
 
+// What eval needs to be told of the data, beside what the soup's recipe says.
+std::string data_flags(const Flags& flags, bool has_recipe) {
+  std::string said;
+  for (const std::string& override : flags.overrides) {
+    if (override.starts_with("data.")) said += " --" + override;
+  }
+  return said.empty() && !has_recipe ? " --data.name=NAME --data.path=PATH" : said;
+}
+
 int run(const Flags& flags, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
   fs::path to = flags.to;
   if (!to.has_filename()) to = to.parent_path();  // "folder/"
-  for (const char* file : {"model.safetensors", "config.json"}) {
-    if (fs::exists(to / file)) {
-      throw DataError("{} holds a {} already; take another folder, or remove it first", to.string(),
-                      file);
-    }
-  }
+  require_place(to);
   const auto ingredients = train::find_ingredients({flags.models.begin(), flags.models.end()});
+  const fs::path first = ingredients.front().folder;
+  const auto evaluated = open_data(first, flags);
+  const StopSignals signals;
   const Partial partial(to);
-  const auto provenance = train::write_soup(ingredients, partial.folder());
-  copy_recipe(ingredients.front(), partial.folder());
-  const bool recomputes =
-      flags.batch_norm == "recompute" && train::has_buffers(*nn::read_model(partial.folder()));
-  if (recomputes) {
-    recompute(partial.folder(), flags, provenance);
-  } else if (!flags.overrides.empty()) {
-    throw ConfigError("{}: there are no running statistics to recompute, for which data are chosen",
-                      flags.overrides.front());
+  const auto provenance = train::write_soup(ingredients, partial.folder(), [&] { go_on(signals); });
+  // The recipe that the first ingredient was trained with goes along, for its data.
+  const auto recipe = recipe_of(first);
+  if (recipe) {
+    io::write_text_atomically(partial.folder() / "recipe.toml", io::read_text(*recipe));
   }
-  partial.move_to_place();
-  screen.line(fmt::format(
-      "the mean of {} models{}\nwritten to {}: config.json, model.safetensors", ingredients.size(),
-      recomputes ? ", batch norm's running statistics recomputed" : "", to.string()));
-  screen.line(fmt::format("next   {} eval {}", program_as_typed(), flags.to));
+  if (evaluated) recompute(partial.folder(), *evaluated, signals, provenance);
+  go_on(signals);
+  const auto written = partial.move_to_place();
+  const bool recomputes = evaluated != nullptr;
+  screen.line(fmt::format("the mean of {} models{}\nwritten to {}: {}", ingredients.size(),
+                          recomputes ? ", batch norm's running statistics recomputed" : "",
+                          to.string(), join(written, ", ")));
+  screen.line(fmt::format("next   {} eval {}{}", program_as_typed(), flags.to,
+                          data_flags(flags, recipe.has_value())));
   screen.result({{"folder", to.string()},
                  {"models", ingredients.size()},
                  {"recomputed_batch_norm", recomputes}});

@@ -8,7 +8,8 @@
 
 namespace outstep::train {
 
-void recompute_statistics(const Recipe& recipe, Assembly& assembly) {
+void recompute_statistics(const Recipe& recipe, Assembly& assembly,
+                          const std::function<void()>& go_on) {
   const auto& [num_members, num_replicas, num_stages] = assembly.mesh;
   const at::Tensor& buffers = assembly.params->buffers();
   data::StreamOptions options = assembly.stream->options();
@@ -21,6 +22,7 @@ void recompute_statistics(const Recipe& recipe, Assembly& assembly) {
   const int64_t num_batches =
       (assembly.soup.batches + options.num_replicas - 1) / options.num_replicas;
   for (int64_t k = 0; k < num_batches; ++k) {
+    if (go_on) go_on();
     assembly.engine->predict(
         stream.next(), {.training = true, .statistics_rate = 1.0 / static_cast<double>(k + 1)});
   }

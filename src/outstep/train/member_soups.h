@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "outstep/train/assembly.h"
@@ -30,7 +31,9 @@ class MemberSoups {
 
 // The buffers become their means over soup.batches batches of training data at the live parameters,
 // which all members must have alike; each replica of each member makes a part of them. Collective.
-void recompute_statistics(const Recipe& recipe, Assembly& assembly);
+// go_on is called before each batch and may throw.
+void recompute_statistics(const Recipe& recipe, Assembly& assembly,
+                          const std::function<void()>& go_on = {});
 // Whether the model has any: batch norm's running statistics.
 bool has_buffers(const nn::Model& model);
 

@@ -36,7 +36,14 @@ void add_checkpoint(const fs::path& folder, const fs::path& named,
 Json config_of(const Ingredient& ingredient) { return nn::read_model(ingredient.folder)->config(); }
 
 void require_same_config(const Ingredient& first, const Ingredient& other) {
-  const Json ours = config_of(first), theirs = config_of(other);
+  const auto our_model = nn::read_model(first.folder), their_model = nn::read_model(other.folder);
+  // Its keys are other ones altogether.
+  if (our_model->family() != their_model->family()) {
+    throw DataError("{} holds a {}, {} a {}; a soup is made of models of one shape",
+                    other.folder.string(), their_model->family(), first.folder.string(),
+                    our_model->family());
+  }
+  const Json ours = our_model->config(), theirs = their_model->config();
   for (const auto& [key, value] : ours.items()) {
     if (theirs.contains(key) && theirs[key] == value) continue;
     throw DataError(
@@ -117,7 +124,8 @@ std::vector<Ingredient> find_ingredients(const std::vector<fs::path>& named) {
   return ingredients;
 }
 
-Json write_soup(const std::vector<Ingredient>& ingredients, const fs::path& to) {
+Json write_soup(const std::vector<Ingredient>& ingredients, const fs::path& to,
+                const std::function<void()>& go_on) {
   check(!ingredients.empty(), "a soup has an ingredient");
   std::vector<io::Safetensors> files;
   for (const Ingredient& ingredient : ingredients) {
@@ -137,8 +145,11 @@ Json write_soup(const std::vector<Ingredient>& ingredients, const fs::path& to) 
   fs::create_directories(to, error);
   if (error) throw DataError("cannot make the folder {}: {}", to.string(), error.message());
   const Json provenance = provenance_of(ingredients, files);
-  io::write_safetensors(to / "model.safetensors", announced,
-                        [&](const std::string& name) { return mean_of(files, name); },
+  const auto mean = [&](const std::string& name) {
+    if (go_on) go_on();
+    return mean_of(files, name);
+  };
+  io::write_safetensors(to / "model.safetensors", announced, mean,
                         {{"format", "pt"}, {"soup", provenance.dump()}});
   io::write_text_atomically(to / "config.json", config_of(ingredients.front()).dump(2) + "\n");
   return provenance;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <vector>
 
@@ -20,8 +21,10 @@ std::vector<Ingredient> find_ingredients(const std::vector<std::filesystem::path
 // Writes the mean of the models, tensor by tensor, into a folder: one tensor is in memory at a
 // time, summed in float64 in the order of the ingredients. Throws DataError naming the first tensor
 // (or the key of config.json) in which an ingredient differs from the first one, before anything is
-// written. Returns the provenance that stands in the file's metadata under "soup".
+// written. Returns the provenance that stands in the file's metadata under "soup". go_on is called
+// before each tensor and may throw.
 nlohmann::ordered_json write_soup(const std::vector<Ingredient>& ingredients,
-                                  const std::filesystem::path& to);
+                                  const std::filesystem::path& to,
+                                  const std::function<void()>& go_on = {});
 
 }  // namespace outstep::train
