@@ -50,7 +50,7 @@ def experiments(epochs):
     for k in (4, 16):
         for mode, stages in (*pair, ("petra", 2)):
             yield mode, stages, k, 1, 0.1, epochs, 1
-    for k in (1, 4):
+    for k in (16, 4, 1):
         for mode, stages in (*pair, ("petra", 2)):
             yield mode, stages, k, 1, 0.1, epochs, 2
 

@@ -93,8 +93,12 @@ TEST_P(WashTest, Spec1And2RanksDoWhatOneProcessDoesAndKeepEveryPositionsValues) 
           at::equal(sorted(found).to(at::kDouble).mean(0), sorted(before).to(at::kDouble).mean(0)));
       EXPECT_TRUE(at::equal(sorted(found).to(at::kDouble).var(0, false),
                             sorted(before).to(at::kDouble).var(0, false)));
-      if (p >= 0.5 && num_members > 2) EXPECT_FALSE(at::equal(found[0], before[0]));
-      if (p == 0) EXPECT_TRUE(at::equal(found[0], before[0]));
+      if (p >= 0.5 && num_members > 2) {
+        EXPECT_FALSE(at::equal(found[0], before[0]));
+      }
+      if (p == 0) {
+        EXPECT_TRUE(at::equal(found[0], before[0]));
+      }
     }
   }
 }

@@ -133,7 +133,7 @@ TEST_F(AssemblyTest, AWorldOfAnotherSizeThanTheMeshIsRefused) {
 
 // One that no number of replicas fits.
 TEST_F(AssemblyTest, AWorldOfHalfAPipelineIsToldWhatWouldFit) {
-  const comm::Mesh mesh{.replicas = 1, .stages = 2, .members = 1};
+  const comm::Mesh mesh{.members = 1, .replicas = 1, .stages = 2};
   try {
     require_world(mesh, {.world_size = 3});
     FAIL();
@@ -185,7 +185,7 @@ TEST_F(AssemblyTest, RanksWithDifferentDataAreRefused) {
           Recipe recipe = read_recipe_text(
               text(), "test.toml", {"mesh.replicas=2", "sync.name=ddp", "data.path=words.txt"});
           try {
-            assemble(recipe, {.data_root = root}, *fabrics[r], nullptr);
+            assemble(recipe, {.data_root = root, .shipped = {}, .cache = {}}, *fabrics[r], nullptr);
           } catch (const ConfigError& error) {
             errors[r] = error.what();
           }

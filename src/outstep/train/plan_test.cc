@@ -180,7 +180,9 @@ TEST_F(StagesPlanTest, ALinkTakesTime) {
   // It sends both ways, and more than any other stage: all wait for its link.
   const double of_link = 8e-3 * static_cast<double>(traffic.to_next + traffic.to_previous);
   for (const PipelinePlan::Mode& mode : plan.pipeline->modes) {
-    if (mode.name == "petra") EXPECT_NEAR(mode.seconds_per_micro_batch / of_link, 1, 0.01);
+    if (mode.name == "petra") {
+      EXPECT_NEAR(mode.seconds_per_micro_batch / of_link, 1, 0.01);
+    }
   }
   EXPECT_DOUBLE_EQ(plan.communication_seconds, 8e-3 * double(plan.bytes_sent_per_step));
   const auto json = plan.to_json().at("pipeline").at("stages").at(1);

@@ -107,7 +107,9 @@ TEST(Schedule, StalenessIsThatOfItsRow) {
                 << J << " stages, k " << k << ", flush " << steps << ", stage " << stage;
             EXPECT_EQ(schedule.most_staleness(stage, k), most)
                 << J << " stages, k " << k << ", flush " << steps << ", stage " << stage;
-            if (steps == 1) EXPECT_EQ(most, 0);
+            if (steps == 1) {
+              EXPECT_EQ(most, 0);
+            }
           }
         }
       }

@@ -158,7 +158,7 @@ Trajectory accumulated_sgd(const Setting& setting) {
 }
 
 TEST(Pipeline, Spec2OneStageIsAccumulatedSgdBitForBit) {
-  for (const std::string& mode : {"petra", "delayed", "1f1b", "dsp", "pipedream"}) {
+  for (const std::string mode : {"petra", "delayed", "1f1b", "dsp", "pipedream"}) {
     const Setting setting{.mode = mode, .cut = {7}, .accumulation = 3, .steps = 4};
     expect_same_bits(testing::train(setting), accumulated_sgd(setting));
   }
@@ -247,7 +247,7 @@ TEST(Pipeline, Spec6MovingModesDiffer) {
   for (const std::string& mode : kTickModes) {
     runs.emplace(mode, testing::train({.mode = mode, .cut = {2, 3, 2}, .steps = 8}));
   }
-  for (const std::string& mode : {"dsp", "pipedream", "reversible_stash", "approx_input"}) {
+  for (const std::string mode : {"dsp", "pipedream", "reversible_stash", "approx_input"}) {
     EXPECT_GT(difference(runs.at(mode).values[0].back(), runs.at("petra").values[0].back()), 1e-4)
         << mode;
   }
