@@ -80,7 +80,7 @@ class Soup(InTemporaryFolder):
 
     def test_never_over_what_is_there(self):
         self.write("own/recipe.toml", "mine")
-        self.refused(3, "data error: own holds a recipe.toml already, which", self.text, "--to", "own")
+        self.refused(3, "data error: own holds a recipe.toml already; take another --to", self.text, "--to", "own")
         self.assertEqual((self.folder / "own/recipe.toml").read_text(), "mine")
         for name in ("model.safetensors", "config.json", "model.safetensors.index.json", "manifest.json"):
             self.write(f"of-{name}/{name}", "mine")
@@ -90,6 +90,12 @@ class Soup(InTemporaryFolder):
         self.refused(3, "data error: new holds checkpoints already", self.text, "--to", "new")
         self.write("file", "mine")
         self.refused(3, "data error: file is not a folder", self.text, "--to", "file")
+
+    def test_folders_made_for_a_soup_that_fails_are_removed(self):
+        self.refused(3, "data error: .* holds a ", self.text, self.images, "--to", "a/b/soup")
+        self.write("c/mine", "mine")
+        self.refused(3, "data error: .* holds a ", self.text, self.images, "--to", "c/d/soup")
+        self.assertEqual([path.name for path in (self.folder / "c").iterdir()], ["mine"])
 
     def test_says_all_that_it_wrote(self):
         said = self.run_ok("soup", self.text, "--to", "with").stdout

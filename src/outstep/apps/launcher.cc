@@ -442,8 +442,8 @@ int finish_launch(const LaunchOutcome& outcome) {
   if (!outcome.failure) return outcome.exit_code;
   Failure failure = *outcome.failure;
   const bool is_loss = failure.kind == "communication error" || !outcome.lost.empty();
-  if (is_loss && outcome.has_finished) {
-    failure.hint = "other ranks had finished the run by then";
+  if (is_loss && outcome.has_finished && !outcome.run_folder.empty()) {
+    failure.hint = fmt::format("Other ranks had finished the run by then: {}", outcome.run_folder);
   } else if (is_loss && !outcome.run_folder.empty()) {
     if (failure.hint.empty()) failure.hint = resume_hint(outcome.run_folder);
     std::vector<int> lost;

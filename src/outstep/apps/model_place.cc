@@ -40,7 +40,7 @@ void require_place_for_model(const fs::path& to) {
   if (fs::exists(to) && !fs::is_directory(to)) throw DataError("{} is not a folder", to.string());
   require_outside(to);
   for (const char* entry : {"model.safetensors", "model.safetensors.index.json", "config.json",
-                            "manifest.json", "checkpoints"}) {
+                            "recipe.toml", "manifest.json", "checkpoints"}) {
     if (!fs::exists(to / entry)) continue;
     throw DataError("{} holds {}{} already; take another --to, or remove it first", to.string(),
                     fs::is_directory(to / entry) ? "" : "a ", entry);

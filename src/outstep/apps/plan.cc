@@ -48,7 +48,9 @@ std::string comparison_text(const train::Plan& plan) {
          count_text(forecast.micro_batches_per_step()), human_seconds(forecast.step_seconds()),
          with_commas(std::llround(forecast.units_per_second))});
   }
-  return fmt::format("\n{}\n{}\n", table.text(), plan.advice);
+  return fmt::format("\n{}{}\n{}\n", table.text(),
+                     plan.mixings.empty() ? "" : "without what members send each other\n",
+                     plan.advice);
 }
 
 std::string bytes_of(const train::PipelinePlan& plan, bool inputs, bool parameters) {

@@ -197,11 +197,11 @@ std::string end_text(const train::Assembly& assembly, const train::Summary& summ
                       assembly.mesh.stages > 1 ? " on this stage" : "");
   if (summary.bytes_sent > 0) {
     text += fmt::format(" · sent {}", human_bytes(summary.bytes_sent));
-  }
-  // Of what stages send each other, bubble_fraction tells what it costs.
-  if (bytes_of_a_step(assembly) > 0) {
-    text += fmt::format(" · {:.0f} % of {} behind computing", 100 * summary.overlap_fraction,
-                        assembly.mesh.stages > 1 ? "that to other replicas" : "it");
+    // Of what stages send each other, bubble_fraction tells what it costs.
+    if (bytes_of_a_step(assembly) > 0) {
+      text += fmt::format(" · {:.0f} % of {} behind computing", 100 * summary.overlap_fraction,
+                          assembly.mesh.stages > 1 ? "that to replicas and members" : "it");
+    }
   }
   const std::string run = summary.run.string();
   if (summary.population) {

@@ -74,33 +74,29 @@ void recompute(const fs::path& folder, EvaluatedModel& evaluated, const StopSign
                         {{"format", "pt"}, {"soup", provenance.dump()}});
 }
 
-void require_place(const fs::path& to) {
-  require_place_for_model(to);
-  if (fs::exists(to / "recipe.toml")) {
-    throw DataError(
-        "{} holds a recipe.toml already, which the soup would be taken to be of; take "
-        "another --to, or remove it first",
-        to.string());
-  }
-}
-
 // Beside the folder that is asked for, until all of it is there.
 class Partial {
  public:
   explicit Partial(fs::path to)
       : to_(std::move(to)), folder_(fmt::format("{}.partial-{}", to_.string(), getpid())) {
     std::error_code error;
+    for (fs::path parent = to_.parent_path(); !parent.empty() && !fs::exists(parent);
+         parent = parent.parent_path()) {
+      made_.push_back(parent);
+    }
     if (to_.has_parent_path()) fs::create_directories(to_.parent_path(), error);
     // Made here and so removed here: somebody else's is left alone.
     if (!error && !fs::create_directory(folder_, error) && !error) {
       error = std::make_error_code(std::errc::file_exists);
     }
-    if (error)
-      throw DataError("{}: cannot make this folder: {}", folder_.string(), error.message());
+    if (!error) return;
+    remove_parents();
+    throw DataError("{}: cannot make this folder: {}", folder_.string(), error.message());
   }
   ~Partial() {
     std::error_code error;
     fs::remove_all(folder_, error);
+    remove_parents();
   }
   Partial(const Partial&) = delete;
   Partial& operator=(const Partial&) = delete;
@@ -108,21 +104,31 @@ class Partial {
   const fs::path& folder() const { return folder_; }
   // The model last: a folder with one is complete. Returns the names of what was written.
   std::vector<std::string> move_to_place() const {
-    require_place(to_);  // still
+    require_place_for_model(to_);  // still
     std::vector<std::string> written;
     std::error_code error;
     fs::create_directories(to_, error);
     for (const char* file : {"recipe.toml", "config.json", "model.safetensors"}) {
       if (error || !fs::exists(folder_ / file)) continue;
       fs::rename(folder_ / file, to_ / file, error);
-      written.emplace_back(file);
+      if (!error) written.emplace_back(file);
     }
-    if (error) throw DataError("cannot write to {}: {}", to_.string(), error.message());
-    return written;
+    if (!error) return written;
+    std::error_code ignored;
+    for (const std::string& file : written) fs::remove(to_ / file, ignored);
+    fs::remove(to_, ignored);
+    throw DataError("cannot write to {}: {}", to_.string(), error.message());
   }
 
  private:
+  // Those that were made for the soup, unless they hold it.
+  void remove_parents() const {
+    std::error_code error;
+    for (const fs::path& folder : made_) fs::remove(folder, error);
+  }
+
   const fs::path to_, folder_;
+  std::vector<fs::path> made_;  // innermost first
 };
 
 // What eval needs to be told of the data, beside what the soup's recipe says.
@@ -138,7 +144,7 @@ int run(const Flags& flags, const Invocation& invocation) {
   Screen screen({.json = invocation.wants_json()});
   fs::path to = flags.to;
   if (!to.has_filename()) to = to.parent_path();  // "folder/"
-  require_place(to);
+  require_place_for_model(to);
   const auto ingredients = train::find_ingredients({flags.models.begin(), flags.models.end()});
   const fs::path first = ingredients.front().folder;
   const auto evaluated = open_data(first, flags);

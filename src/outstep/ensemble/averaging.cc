@@ -93,8 +93,10 @@ method::MixReport Averaging::after_step(const method::MixContext& context,
   mix(context);
   for (size_t i = 0; i < frozen_.size(); ++i) values_in(frozen_[i]).copy_(frozen[i]);
   const double seconds = seconds_since(begin);
+  int64_t num_mixed = parts_.params.num_parameters();
+  for (const optim::Range& range : frozen_) num_mixed -= range.size();
   return {.bytes_sent = parts_.group.bytes_sent() - bytes_before,
-          .num_mixed = parts_.params.num_parameters(),
+          .num_mixed = num_mixed,
           .communication_seconds = seconds,
           .idle_seconds = seconds};
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <numeric>
@@ -123,6 +124,22 @@ uint64_t hash_of(const data::Datasets& data) {
   return hash_text(fmt::format("{} {}", hash_of(data.train.get()), hash_of(data.validation.get())));
 }
 
+// Of engine.record_ticks: before training, not at the first tick that is to be written.
+void make_record_folder(Recipe& recipe) {
+  io::Section engine = recipe.settings.section("engine");
+  if (!engine.has("record_folder")) return;
+  const std::string folder = engine.text("record_folder", "");
+  if (folder.empty()) return;  // as a run's own recipe says that there is none
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error && access(folder.c_str(), W_OK) != 0) {
+    error = std::error_code(errno, std::generic_category());
+  }
+  if (!error) return;
+  throw ConfigError("{}: engine.record_folder = \"{}\": cannot be written to: {}",
+                    engine.origin("record_folder"), folder, error.message());
+}
+
 std::unique_ptr<data::Stream> make_stream(Recipe& recipe, const data::DataOptions& data,
                                           const Assembly& assembly, trace::Tracer* tracer) {
   data::StreamOptions options;
@@ -189,7 +206,7 @@ void require_world(const comm::Mesh& mesh, const comm::World& world) {
   const std::string way_out =
       world.world_size % of_a_replica == 0
           ? fmt::format(", or set --mesh.replicas={}", world.world_size / of_a_replica)
-          : fmt::format(", or a multiple of {} with as many mesh.replicas", of_a_replica);
+          : fmt::format(", or {} · R with --mesh.replicas=R", of_a_replica);
   throw ConfigError("the recipe's mesh is {} = {} {}, but this world ({}) has {}; start as many{}",
                     mesh.describe(), mesh.size(), mesh.size() == 1 ? "rank" : "ranks", world.source,
                     world.world_size, way_out);
@@ -384,7 +401,10 @@ std::unique_ptr<Assembly> assemble(Recipe& recipe, const data::Places& places, c
     hash_of_data = hash_of(assembly->data);
   });
   choose_cut(recipe, *assembly, &world);
-  together(world, [&] { build_rest(recipe, *assembly, tracer); });
+  together(world, [&] {
+    build_rest(recipe, *assembly, tracer);
+    make_record_folder(recipe);
+  });
   require_same(recipe.settings.resolved(), "another recipe", world);
   comm::require_agreement(world, "data", hash_of_data);
   const uint64_t layout = hash_text(layout_of(*assembly->params));

@@ -138,8 +138,7 @@ TEST_F(AssemblyTest, AWorldOfHalfAPipelineIsToldWhatWouldFit) {
     require_world(mesh, {.world_size = 3});
     FAIL();
   } catch (const ConfigError& error) {
-    EXPECT_THAT(error.what(), EndsWith("has 3; start as many, or a multiple of 2 with as many "
-                                       "mesh.replicas"));
+    EXPECT_THAT(error.what(), EndsWith("has 3; start as many, or 2 · R with --mesh.replicas=R"));
   }
 }
 

@@ -107,7 +107,7 @@ void draw(PipelinePlan& plan, const engine::Mode& mode, const Given& given,
   const double cell_seconds =
       std::max(quickest / kCellsAForward, kFewestTicks * slowest_tick / kCells);
   const double filling = timeline.filling_seconds();
-  if (filling > kCells * cell_seconds / 2) plan.picture_from_seconds = filling;
+  if (!mode.flushes() && filling > kCells * cell_seconds / 2) plan.picture_from_seconds = filling;
   plan.picture = timeline.picture(cell_seconds, kPictureColumns, plan.picture_from_seconds);
 }
 

@@ -130,7 +130,8 @@ std::vector<Plan::Mixing> plan_mixings(const Recipe& recipe, Assembly& assembly)
   return mixings;
 }
 
-// Members' traffic beside that of the sync. A delayed shuffle travels during the next step.
+// Members' traffic beside that of the sync. A delayed shuffle travels during the next step, over
+// the same link.
 void add_mixing(Plan& plan, Recipe& recipe, const Assembly& assembly) {
   const double bytes = bytes_mixed(assembly.mixer.get());
   plan.bytes_sent_per_step += std::llround(bytes);
@@ -140,8 +141,8 @@ void add_mixing(Plan& plan, Recipe& recipe, const Assembly& assembly) {
   if (plan.step_seconds == 0) return;  // not measured
   const bool is_delayed = assembly.mixer->name() == "wash" &&
                           recipe.settings.section("ensemble").flag("delayed", false);
-  plan.step_seconds =
-      is_delayed ? std::max(plan.step_seconds, seconds) : plan.step_seconds + seconds;
+  plan.step_seconds = is_delayed ? std::max(plan.step_seconds, plan.communication_seconds)
+                                 : plan.step_seconds + seconds;
 }
 
 void take(Plan& plan, const Forecast& own) {

@@ -336,7 +336,7 @@ void Trainer::evaluate_now() {
   const method::Evaluation evaluation = evaluate(recipe_, assembly_);
   evaluated_step_ = now_.step;
   if (is_population()) {
-    meet(*assembly_.population_group, "the evaluations of other members");
+    meet(*assembly_.world_group, "the evaluations of other members");
     distance_ = measure_distance(assembly_);
   }
   if (evaluation.units == 0) return;

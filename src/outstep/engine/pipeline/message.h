@@ -20,8 +20,8 @@ struct Message {
   };
   Kind kind = Kind::mark;
   int64_t micro_batch = -1;   // data::Batch::index
-  int64_t num_samples = 0;    // of activations
-  int64_t num_units = 0;      // likewise
+  int64_t num_samples = 0;    // of activations, also to evaluate
+  int64_t num_units = 0;      // of activations
   nn::Streams streams = {};   // downwards x_j; upwards x̂_j, empty where it is of no use
   nn::Streams gradient = {};  // upwards δ_{j+1}, with respect to x_j
 

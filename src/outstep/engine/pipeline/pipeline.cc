@@ -1,7 +1,6 @@
 #include "outstep/engine/pipeline/pipeline.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -126,7 +125,6 @@ PipelineEngine::PipelineEngine(const StageParts& parts, PipelineOptions options)
   if (rank + 1 < parts.stages.size()) next_.emplace(parts.stages, link);
   link.towards = Towards::previous;
   if (rank > 0) previous_.emplace(parts.stages, link);
-  if (!options_.record_ticks.empty()) make_record_folder();
 }
 
 PipelineEngine::~PipelineEngine() = default;
@@ -257,18 +255,6 @@ void PipelineEngine::require_same_size(const Message& message, const data::Batch
       "stage {} sent {}, of {} examples, where stage {} reads {}: do all ranks read the same data?",
       parts_.stages.rank() - 1, text_of(message.kind, message.micro_batch), message.num_samples,
       parts_.stages.rank(), own.num_samples);
-}
-
-// Before training, not at the first tick that is to be written.
-void PipelineEngine::make_record_folder() const {
-  std::error_code error;
-  std::filesystem::create_directories(options_.record_folder, error);
-  if (!error && access(options_.record_folder.c_str(), W_OK) != 0) {
-    error = std::error_code(errno, std::generic_category());
-  }
-  if (!error) return;
-  throw ConfigError("engine.record_folder = \"{}\": cannot be written to: {}",
-                    options_.record_folder, error.message());
 }
 
 // A stage's ticks go with its forward passes, one a tick: before that of tick t + 1 the parameters

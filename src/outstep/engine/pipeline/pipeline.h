@@ -50,7 +50,8 @@ struct PipelineOptions {
   // forward. What is computed then depends on the clock, and staleness is at most as many less one.
   int64_t credits = 0;
   // Ticks after which the stage's parameters, buffers and losses are written to record_folder, as
-  // tick-000027-stage-1.safetensors: to hold a trajectory against another implementation's.
+  // tick-000027-stage-1.safetensors; the folder is there. To hold a trajectory against another
+  // implementation's.
   std::vector<int64_t> record_ticks = {};
   std::string record_folder = "";
   // Measures reconstruction error and gradient alignment of the first micro-batch of every so many,
@@ -115,7 +116,6 @@ class PipelineEngine : public method::GradientEngine {
   Message receive_or_draw();
   at::Tensor draw_targets(const Message& inputs);
   void require_same_size(const Message& message, const data::Batch& own) const;
-  void make_record_folder() const;
   data::Batch draw();
   int64_t kind() const;
   bool is_measured(int64_t number) const {
