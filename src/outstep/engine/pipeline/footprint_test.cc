@@ -36,9 +36,9 @@ TEST(Footprint, Spec9OfRevNet18) {
   EXPECT_NEAR(revnet18[3], 2.17, 0.005);
 }
 
-// The formula, which gives the paper's numbers of RevNet-18 and -50 to their rounding, gives these
-// for RevNet-34, where the paper prints 14.27 and 4.32: 5.5 % less and 1.2 % more. With no
-// distribution of the blocks over the four sizes does it give the paper's.
+// The formula, which gives the paper's table of RevNet-50 to its rounding, gives these for
+// RevNet-34. The specification derives 14.27 and 4.32 for it, the paper has none: 5.5 % more and
+// 1.2 % less, which no distribution of the blocks over the four sizes explains.
 TEST(Footprint, Spec9OfRevNet34) {
   const std::vector<double> revnet34 = table3(34);
   EXPECT_NEAR(revnet34[0], 13.49, 0.005);
