@@ -4,9 +4,7 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdio>
-#include <thread>
 
 #include "outstep/base/errors.h"
 #include "outstep/comm/fabric.h"
@@ -14,11 +12,6 @@
 
 namespace outstep::engine {
 namespace {
-
-// Each stage dawdles in a way of its own.
-void dawdle(int stage, int64_t step) {
-  std::this_thread::sleep_for(std::chrono::milliseconds((stage * 7 + step * 5) % 11));
-}
 
 // Says what differs; returns how much does.
 int64_t compare(const testing::Setting& setting, comm::Group& group) {
@@ -29,7 +22,7 @@ int64_t compare(const testing::Setting& setting, comm::Group& group) {
   std::vector<double> losses;
   int64_t num_different = 0;
   for (int64_t s = 0; s < setting.steps; ++s) {
-    dawdle(group.rank(), s);
+    testing::dawdle(group.rank(), s);
     const auto added = rank.step();
     if (added.num_losses > 0) losses.push_back(added.loss_sum);
     const bool is_same =

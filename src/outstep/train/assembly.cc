@@ -383,9 +383,9 @@ void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer) {
 }
 
 std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
-                  trace::Tracer* tracer, MissingData missing_data) {
+                  trace::Tracer* tracer, MissingData missing_data, const CostSource& costs) {
   std::string missing = build_model(recipe, places, assembly, missing_data);
-  choose_cut(recipe, assembly, nullptr);
+  choose_cut(recipe, assembly, nullptr, costs);
   build_rest(recipe, assembly, tracer);
   return missing;
 }

@@ -110,7 +110,8 @@ void choose_cut(Recipe& recipe, Assembly& assembly, comm::Group* world,
 void build_rest(Recipe& recipe, Assembly& assembly, trace::Tracer* tracer);
 // All three, for one process.
 std::string build(Recipe& recipe, const data::Places& places, Assembly& assembly,
-                  trace::Tracer* tracer, MissingData missing_data = MissingData::refuse);
+                  trace::Tracer* tracer, MissingData missing_data = MissingData::refuse,
+                  const CostSource& costs = {});
 
 // As many threads as wanted; for 0 a fair share of this machine's cores.
 int64_t fair_threads(int64_t wanted, int64_t num_ranks_here);

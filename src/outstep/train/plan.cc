@@ -173,9 +173,7 @@ Plan make_plan(Recipe& recipe, const data::Places& places, const PlanOptions& op
 
   Plan plan;
   const CostSource costs = plan_costs(options.measure);
-  plan.missing_data = build_model(recipe, places, *assembly, MissingData::stand_in);
-  choose_cut(recipe, *assembly, nullptr, costs);
-  build_rest(recipe, *assembly, nullptr);
+  plan.missing_data = build(recipe, places, *assembly, nullptr, MissingData::stand_in, costs);
   count(plan, *assembly);
   plan.mixings = plan_mixings(recipe, *assembly);
   if (recipe.mesh.stages > 1) {

@@ -3,9 +3,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
 
 #include "outstep/base/clock.h"
 #include "outstep/base/errors.h"
@@ -40,6 +42,28 @@ nn::Streams as_gradient(const nn::Streams& streams) {
   return {.x = ones(streams.x), .other = ones(streams.other)};
 }
 
+// A parameter that two stages of a cut share.
+struct Tie {
+  std::string parameter;
+  std::array<int, 2> stages = {};
+};
+
+std::optional<Tie> find_tie(const nn::Model& model, const Cut& cut) {
+  std::map<const nn::Parameter*, int> owner;
+  for (int stage = 0; stage < std::ssize(cut); ++stage) {
+    const nn::BlockRange blocks = blocks_of(cut, stage);
+    for (size_t b = blocks.begin; b < blocks.end; ++b) {
+      for (const nn::Parameter* parameter : model.blocks[b]->parameters()) {
+        const auto [found, is_new] = owner.try_emplace(parameter, stage);
+        if (!is_new && found->second != stage) {
+          return Tie{.parameter = parameter->name, .stages = {found->second, stage}};
+        }
+      }
+    }
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 nn::BlockRange blocks_of(const Cut& cut, int stage) {
@@ -56,18 +80,14 @@ void require_enough_blocks(const nn::Model& model, int num_stages, const std::st
 }
 
 void require_untied(const nn::Model& model, const std::string& origin) {
-  std::map<const nn::Parameter*, size_t> owner;
-  for (size_t b = 0; b < model.blocks.size(); ++b) {
-    for (const nn::Parameter* parameter : model.blocks[b]->parameters()) {
-      const auto [found, is_new] = owner.try_emplace(parameter, b);
-      if (is_new || found->second == b) continue;
-      throw ConfigError(
-          "{}: parameter \"{}\" is tied across blocks {} and {}, and a stage's parameters are its "
-          "own; untie it (model.tie_word_embeddings = false), use mesh.stages = 1, or cut by hand "
-          "so that one stage has both (engine.stages)",
-          origin, parameter->name, found->second, b);
-    }
-  }
+  const Cut all_apart(model.blocks.size(), 1);
+  const auto tie = find_tie(model, all_apart);
+  if (!tie) return;
+  throw ConfigError(
+      "{}: parameter \"{}\" is tied across blocks {} and {}, and a stage's parameters are its own; "
+      "untie it (model.tie_word_embeddings = false), use mesh.stages = 1, or cut by hand so that "
+      "one stage has both (engine.stages)",
+      origin, tie->parameter, tie->stages[0], tie->stages[1]);
 }
 
 void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
@@ -85,19 +105,11 @@ void require_cuts(const nn::Model& model, const Cut& cut, int num_stages,
         "of model \"{}\"",
         origin, fmt::join(cut, ", "), num_blocks, model.family());
   }
-  std::map<const nn::Parameter*, int> owner;
-  for (int stage = 0; stage < num_stages; ++stage) {
-    const nn::BlockRange blocks = blocks_of(cut, stage);
-    for (size_t b = blocks.begin; b < blocks.end; ++b) {
-      for (const nn::Parameter* parameter : model.blocks[b]->parameters()) {
-        const auto [found, is_new] = owner.try_emplace(parameter, stage);
-        if (is_new || found->second == stage) continue;
-        throw ConfigError(
-            "{}: parameter \"{}\" is tied across stages {} and {}, and a stage's parameters are "
-            "its own; untie it (model.tie_word_embeddings = false) or use mesh.stages = 1",
-            origin, parameter->name, found->second, stage);
-      }
-    }
+  if (const auto tie = find_tie(model, cut)) {
+    throw ConfigError(
+        "{}: parameter \"{}\" is tied across stages {} and {}, and a stage's parameters are its "
+        "own; untie it (model.tie_word_embeddings = false) or use mesh.stages = 1",
+        origin, tie->parameter, tie->stages[0], tie->stages[1]);
   }
 }
 

@@ -1,5 +1,3 @@
-#include <thread>
-
 #include "outstep/engine/pipeline/testing.h"
 #include "outstep/method/testing.h"
 
@@ -41,9 +39,7 @@ TEST(Free, OneCreditIsTheSynchronousPipeline) {
 TEST(Free, CreditsBoundStaleness) {
   for (const int64_t credits : {2, 3, 5, 9}) {
     Setting setting{.cut = {2, 2, 3}, .steps = 12, .credits = credits};
-    const auto trajectory = testing::train(setting, [&](int stage, int64_t step) {
-      std::this_thread::sleep_for(std::chrono::milliseconds((stage * 7 + step * 5) % 11));
-    });
+    const auto trajectory = testing::train(setting, testing::dawdle);
     for (const auto& of_stage : trajectory.staleness) {
       ASSERT_EQ(of_stage.size(), 12U);
       EXPECT_LE(*std::ranges::max_element(of_stage), credits - 1);

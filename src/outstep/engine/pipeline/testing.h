@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "outstep/comm/local_group.h"
@@ -185,6 +186,11 @@ struct StageRank {
   optim::State state;
   std::vector<at::Tensor> gradients;  // of each step, summed over its micro-batches
 };
+
+// Before a step: each stage is slow in a way of its own.
+inline void dawdle(int stage, int64_t step) {
+  std::this_thread::sleep_for(std::chrono::milliseconds((stage * 7 + step * 5) % 11));
+}
 
 // What a run came to, by stage.
 struct Trajectory {

@@ -1,5 +1,3 @@
-#include <thread>
-
 #include "outstep/engine/pipeline/testing.h"
 #include "outstep/nn/coupling.h"
 
@@ -76,10 +74,7 @@ TEST(Pipeline, Spec5SlowStagesChangeNothing) {
   for (const std::string& mode : kTickModes) {
     const Setting setting{.mode = mode, .cut = {3, 2, 2}, .steps = 4};
     TickSimulator simulator(setting);
-    const auto dawdle = [](int stage, int64_t step) {
-      std::this_thread::sleep_for(std::chrono::milliseconds((stage * 7 + step * 5) % 11));
-    };
-    expect_same_bits(testing::train(setting, dawdle), simulator.run());
+    expect_same_bits(testing::train(setting, testing::dawdle), simulator.run());
   }
 }
 
